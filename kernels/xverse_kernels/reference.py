@@ -1,0 +1,141 @@
+"""Every operation of the XVERSE models in plain torch: the oracle.
+
+Other backends are measured against these functions, so this file changes only when the meaning of
+an operation changes. Formulas are those of the vendor's published model, with one deliberate
+difference: the weighted sum over experts is accumulated in fp32 in ascending order of expert id,
+whatever the activation dtype, so that it does not depend on how tokens are split into calls.
+
+Shape notes: T tokens of this call, L positions in the cache, H hidden width, I expert width,
+E experts, S slots a token has (top-k routed, then the shared ones).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+RENORMALISE_EPS = 1e-6
+
+
+class SwigluWeights(NamedTuple):
+    """One expert, or one dense MLP: ``gate`` and ``up`` [I, H], ``down`` [H, I]."""
+
+    gate: Tensor
+    up: Tensor
+    down: Tensor
+
+
+class Routing(NamedTuple):
+    """What the router chose: ``weights`` [T, k] in the activation dtype, ``expert_ids`` [T, k]
+    int64 by falling probability, ``logits`` [T, E] fp32."""
+
+    weights: Tensor
+    expert_ids: Tensor
+    logits: Tensor
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x @ weight.T + bias``: [T, K] by [N, K] gives [T, N]."""
+    return F.linear(x, weight, bias)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Root-mean-square norm (Zhang and Sennrich 2019) of [T, H]: fp32 inside, cast back, scaled."""
+    wide = x.float()
+    normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
+    return weight * normed.to(x.dtype)
+
+
+def rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding (Su et al. 2021) in the half-rotation form.
+
+    Args:
+        x: [T, heads, head_dim].
+        cos: [T, head_dim] fp32; both halves of the last axis hold the same angles.
+        sin: like ``cos``.
+    """
+    cos, sin = cos.to(x.dtype).unsqueeze(1), sin.to(x.dtype).unsqueeze(1)
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, past: int) -> Tensor:
+    """Causal attention of the T newest tokens over the whole cache, softmax in fp32.
+
+    Args:
+        q: [T, heads, head_dim].
+        k: [kv_heads, L, head_dim] with L = past + T; ``heads`` is a multiple of ``kv_heads``.
+        v: like ``k``.
+        past: tokens that were in the cache before this call.
+
+    Returns:
+        [T, heads * head_dim].
+    """
+    tokens, heads, head_dim = q.shape
+    kv_heads, length, _ = k.shape
+    grouped = q.view(tokens, kv_heads, heads // kv_heads, head_dim).permute(1, 2, 0, 3)
+    scores = grouped @ k.unsqueeze(1).transpose(2, 3) * head_dim**-0.5  # [kv, group, T, L]
+    if tokens > 1:
+        row = torch.arange(past, past + tokens, device=q.device).unsqueeze(1)
+        future = torch.arange(length, device=q.device) > row
+        scores = scores.masked_fill(future, float("-inf"))
+    probabilities = scores.softmax(-1, dtype=torch.float32).to(q.dtype)
+    mixed = probabilities @ v.unsqueeze(1)
+    return mixed.permute(2, 0, 1, 3).reshape(tokens, heads * head_dim)
+
+
+def route(x: Tensor, weight: Tensor, top_k: int) -> Routing:
+    """fp32 router: softmax over all experts, the k likeliest, renormalised by (sum + 1e-6).
+
+    Args:
+        x: [T, H] normed hidden state.
+        weight: [E, H] fp32.
+        top_k: experts per token.
+    """
+    logits = F.linear(x.float(), weight)
+    weights, expert_ids = logits.softmax(-1).topk(top_k, dim=-1)
+    weights = weights / (weights.sum(-1, keepdim=True) + RENORMALISE_EPS)
+    return Routing(weights.to(x.dtype), expert_ids, logits)
+
+
+def swiglu(x: Tensor, mlp: SwigluWeights) -> Tensor:
+    """``down(silu(gate(x)) * up(x))`` (Shazeer 2020): [T, H] to [T, H]."""
+    return F.linear(F.silu(F.linear(x, mlp.gate)) * F.linear(x, mlp.up), mlp.down)
+
+
+def moe(
+    x: Tensor,
+    weights: Tensor,
+    expert_ids: Tensor,
+    experts: Sequence[SwigluWeights],
+    between_experts: Callable[[], None] | None = None,
+) -> Tensor:
+    """Weighted sum of the chosen experts, token by token.
+
+    Args:
+        x: [T, H].
+        weights: [T, S] in the dtype of ``x``.
+        expert_ids: [T, S] int64; an id may not occur twice in a row.
+        experts: what the ids index.
+        between_experts: called before each expert; raises to abandon the computation.
+
+    Returns:
+        [T, H] in the dtype of ``x``.
+    """
+    out = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
+    slots = expert_ids.shape[1]
+    by_expert = torch.argsort(expert_ids.flatten(), stable=True)
+    counts = torch.bincount(expert_ids.flatten(), minlength=len(experts)).tolist()
+    for expert, entries in enumerate(by_expert.split(counts)):
+        if entries.numel() == 0:
+            continue
+        if between_experts is not None:
+            between_experts()
+        rows = entries // slots
+        weight = weights.flatten()[entries].unsqueeze(1)
+        out.index_add_(0, rows, (swiglu(x[rows], experts[expert]) * weight).float())
+    return out.to(x.dtype)

@@ -1,0 +1,1 @@
+"""The XVERSE runtime: a local model directory in, tokens out. No network, no terminal."""

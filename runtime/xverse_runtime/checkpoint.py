@@ -1,0 +1,158 @@
+"""Published checkpoints, read safely and without copying.
+
+Tensors are views of memory-mapped files: safetensors, or ``.bin`` files through torch's
+restricted unpickler, which builds tensors and runs nothing.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from xverse_runtime.config import ModelConfig
+from xverse_runtime.errors import IntegrityError, ModelNotFoundError
+from xverse_runtime.model_dir import ModelDirectory
+from xverse_runtime.tensors import expected_tensors, is_ignorable
+
+SAFETENSORS_INDEX = "model.safetensors.index.json"
+SAFETENSORS_FILE = "model.safetensors"
+BIN_INDEX = "pytorch_model.bin.index.json"
+BIN_FILE = "pytorch_model.bin"
+FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def read_checkpoint(directory: ModelDirectory, config: ModelConfig) -> dict[str, Tensor]:
+    """All tensors the model needs, by published name, in the published dtype, on the CPU.
+
+    Raises:
+        ModelNotFoundError: ``model.no_weights``.
+        IntegrityError: a damaged or unsafe file, or tensors that do not fit the configuration
+            (``checkpoint.mismatch`` lists every missing, surplus and mis-shaped one).
+    """
+    found: dict[str, Tensor] = {}
+    for name in _shard_names(directory):
+        read = _read_safetensors if name.endswith(".safetensors") else _read_bin
+        found |= read(directory.file(name), name)
+    wanted = expected_tensors(config)
+    _check_tensors(found, wanted, config, directory.path)
+    return {name: found[name] for name in wanted}
+
+
+def weight_files_present(directory: ModelDirectory) -> bool:
+    """Whether there is anything that looks like weights."""
+    candidates = (SAFETENSORS_INDEX, SAFETENSORS_FILE, BIN_INDEX, BIN_FILE)
+    return any(directory.has(name) for name in candidates)
+
+
+def _shard_names(directory: ModelDirectory) -> list[str]:
+    """The weight files in use; safetensors win over pickles of the same weights."""
+    for index, single in ((SAFETENSORS_INDEX, SAFETENSORS_FILE), (BIN_INDEX, BIN_FILE)):
+        if directory.has(index):
+            return _indexed_shards(directory, index, Path(single).suffix)
+        if directory.has(single):
+            return [single]
+    raise ModelNotFoundError("model.no_weights", path=str(directory.path))
+
+
+def _indexed_shards(directory: ModelDirectory, index: str, suffix: str) -> list[str]:
+    path = directory.path / index
+    weight_map = directory.read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise IntegrityError("checkpoint.index_invalid", path=str(path), detail="no weight_map")
+    names = sorted({str(name) for name in weight_map.values()})
+    for name in names:
+        if not name.endswith(suffix):
+            detail = f"{name!r} is not a {suffix} file"
+            raise IntegrityError("checkpoint.index_invalid", path=str(path), detail=detail)
+    missing = []
+    for name in names:
+        try:
+            directory.file(name)
+        except IntegrityError as error:
+            if error.code != "path.missing":
+                raise
+            missing.append(name)
+    if missing:
+        raise IntegrityError(
+            "checkpoint.missing_shards", names=", ".join(missing), path=str(directory.path)
+        )
+    return names
+
+
+def _read_safetensors(file: Path, name: str) -> dict[str, Tensor]:
+    try:
+        with safe_open(file, framework="pt", device="cpu") as shard:
+            return {key: shard.get_tensor(key) for key in shard.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise _corrupt(name, error) from None
+
+
+def _read_bin(file: Path, name: str) -> dict[str, Tensor]:
+    try:
+        state = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise IntegrityError(
+            "checkpoint.unsafe_pickle", path=name, detail=_unpickler_detail(error)
+        ) from None
+    except Exception as error:  # torch reports damage as RuntimeError, KeyError, EOFError and more
+        raise _corrupt(name, error) from None
+    if not isinstance(state, Mapping):
+        raise _corrupt(name, TypeError(f"holds a {type(state).__name__}, not tensors"))
+    for key, value in state.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise _corrupt(name, TypeError(f"{key!r} is not a tensor"))
+    return dict(state)
+
+
+def _check_tensors(
+    found: Mapping[str, Tensor],
+    wanted: Mapping[str, tuple[int, ...]],
+    config: ModelConfig,
+    path: Path,
+) -> None:
+    missing = [name for name in wanted if name not in found]
+    surplus = [name for name in found if name not in wanted and not is_ignorable(name, config)]
+    misshaped = [
+        f"{name} {tuple(found[name].shape)} instead of {shape}"
+        for name, shape in wanted.items()
+        if name in found and tuple(found[name].shape) != shape
+    ]
+    if missing or surplus or misshaped:
+        raise IntegrityError(
+            "checkpoint.mismatch",
+            missing=_listing(missing),
+            surplus=_listing(surplus),
+            misshaped=_listing(misshaped),
+            path=str(path),
+        )
+    for name in wanted:
+        tensor = found[name]
+        if tensor.dtype not in FLOAT_DTYPES or tensor.layout != torch.strided:
+            raise IntegrityError("checkpoint.bad_dtype", tensor=name, dtype=str(tensor.dtype))
+
+
+def _listing(names: list[str], limit: int = 20) -> str:
+    if not names:
+        return "none"
+    rest = len(names) - limit
+    return ", ".join(names[:limit]) + (f", and {rest} more" if rest > 0 else "")
+
+
+def _corrupt(name: str, error: Exception) -> IntegrityError:
+    return IntegrityError("checkpoint.corrupt", path=name, detail=_first_line(error))
+
+
+def _unpickler_detail(error: Exception) -> str:
+    """torch wraps the one telling sentence in advice to load the file unsafely: leave that out."""
+    _, _, told = str(error).partition("WeightsUnpickler error:")
+    return _first_line(ValueError(told)) if told.strip() else _first_line(error)
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__

@@ -1,0 +1,67 @@
+"""Keys and values of the tokens computed so far, in memory allocated once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from xverse_runtime.config import ModelConfig
+
+
+class KVCache:
+    """One sequence's cache.
+
+    A forward pass writes beyond ``length`` layer by layer; only `commit` makes those tokens part
+    of the cache. A pass that is abandoned half way therefore leaves the cache as it was.
+    """
+
+    def __init__(
+        self, config: ModelConfig, capacity: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        shape = (config.num_kv_heads, capacity, config.head_dim)
+        layers = range(config.num_layers)
+        self._keys = [torch.empty(shape, dtype=dtype, device=device) for _ in layers]
+        self._values = [torch.empty(shape, dtype=dtype, device=device) for _ in layers]
+        self.capacity = capacity
+        self._tokens: list[int] = []
+
+    @staticmethod
+    def bytes_needed(config: ModelConfig, capacity: int, dtype: torch.dtype) -> int:
+        per_token = 2 * config.num_layers * config.num_kv_heads * config.head_dim
+        return per_token * capacity * dtype.itemsize
+
+    @property
+    def length(self) -> int:
+        return len(self._tokens)
+
+    def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store the newest tokens' keys and values [T, kv_heads, head_dim] after ``length``.
+
+        Returns:
+            All keys and all values of the layer up to and with them, [kv_heads, L, head_dim].
+        """
+        start, end = self.length, self.length + keys.shape[0]
+        if end > self.capacity:
+            raise IndexError(f"{end} tokens in a cache of {self.capacity}")
+        self._keys[layer][:, start:end] = keys.transpose(0, 1)
+        self._values[layer][:, start:end] = values.transpose(0, 1)
+        return self._keys[layer][:, :end], self._values[layer][:, :end]
+
+    def commit(self, tokens: Sequence[int]) -> None:
+        """Count ``tokens``, whose keys and values have been written in every layer, as cached."""
+        self._tokens.extend(tokens)
+
+    def truncate(self, length: int) -> None:
+        """Forget all tokens from position ``length`` on."""
+        del self._tokens[length:]
+
+    def common_prefix(self, tokens: Sequence[int]) -> int:
+        """How many of the first ``tokens`` are cached already."""
+        count = 0
+        for cached, wanted in zip(self._tokens, tokens, strict=False):
+            if cached != wanted:
+                break
+            count += 1
+        return count
