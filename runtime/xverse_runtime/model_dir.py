@@ -37,6 +37,13 @@ class ModelDirectory:
         is_model_folder = self.path.parent.parent.name.startswith("models--")
         return self.path.parent.parent if in_hub_cache and is_model_folder else self.path
 
+    @property
+    def display_name(self) -> str:
+        """The folder's name; in the Hub cache the repository's, ``org/name``."""
+        if self._border == self.path:
+            return self.path.name
+        return self._border.name.removeprefix("models--").replace("--", "/", 1)
+
     def file(self, name: str) -> Path:
         """The real path of a file of the model.
 

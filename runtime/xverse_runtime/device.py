@@ -1,0 +1,105 @@
+"""Where to compute and in which precision, decided before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from xverse_runtime.errors import DeviceError, ResourceError, UsageError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+QUANTISED = ("int8", "int4")
+PUBLISHED_DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+# Weights up to this size run in fp32 on the CPU by default: exact, and faster than bf16 there.
+SMALL_MODEL_BYTES = 2 * 2**30
+
+
+def select_device(requested: str) -> tuple[torch.device, str]:
+    """The device and the reason for it.
+
+    Raises:
+        UsageError: ``device.unknown``.
+        DeviceError: ``device.unavailable``, saying why; an explicit wish never falls back.
+    """
+    if requested not in ("auto", "cpu", "cuda"):
+        raise UsageError("device.unknown", device=requested, choices="auto, cpu, cuda")
+    if requested == "cpu":
+        return torch.device("cpu"), "requested"
+    reason = _why_no_cuda()
+    if reason is None:
+        return torch.device("cuda", torch.cuda.current_device()), "a CUDA device is present"
+    if requested == "cuda":
+        raise DeviceError("device.unavailable", device=requested, reason=reason)
+    return torch.device("cpu"), reason
+
+
+def select_precision(
+    requested: str, published: str | None, parameters: int, device: torch.device
+) -> str:
+    """``fp32``, ``bf16`` or ``fp16``.
+
+    Args:
+        requested: one of those, ``auto``, ``int8`` or ``int4``.
+        published: the checkpoint's ``torch_dtype``.
+        parameters: how many weights there are.
+        device: where they will be.
+
+    Raises:
+        UsageError: ``precision.unsupported`` or ``precision.needs_conversion``.
+    """
+    if requested in QUANTISED:
+        raise UsageError("precision.needs_conversion", precision=requested)
+    if requested != "auto":
+        if requested not in DTYPES:
+            supported = ", ".join(("auto", *DTYPES))
+            raise UsageError(
+                "precision.unsupported", precision=requested, supported=supported
+            )
+        return requested
+    if device.type == "cpu":
+        small = parameters * torch.float32.itemsize <= SMALL_MODEL_BYTES
+        return "fp32" if small else PUBLISHED_DTYPES.get(published or "", "bf16")
+    return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
+
+
+def check_memory(
+    tensors: Iterable[Tensor], cache_bytes: int, dtype: torch.dtype, device: torch.device
+) -> None:
+    """Refuse what cannot fit: weights that must be copied, and the KV cache.
+
+    Weights that stay memory-mapped views need no memory of their own.
+
+    Raises:
+        ResourceError: ``memory.insufficient``.
+    """
+    on_cpu = device.type == "cpu"
+    copied = sum(t.numel() for t in tensors if not on_cpu or t.dtype != dtype) * dtype.itemsize
+    needed = copied + cache_bytes
+    free = _free_host_bytes() if on_cpu else torch.cuda.mem_get_info(device)[0]
+    if free is not None and needed > free:
+        raise ResourceError(
+            "memory.insufficient", needed_bytes=needed, free_bytes=free, device=str(device)
+        )
+
+
+def _why_no_cuda() -> str | None:
+    if torch.version.cuda is None and torch.version.hip is None:
+        return "this build of torch has no GPU support"
+    if not torch.cuda.is_available():
+        return "torch finds no usable GPU (no device, or a driver older than torch needs)"
+    return None
+
+
+def _free_host_bytes() -> int | None:
+    """What Linux says can be had without swapping; unknown elsewhere."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return None

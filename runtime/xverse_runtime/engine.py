@@ -1,0 +1,249 @@
+"""`Engine`: the only place that wires the parts of the runtime together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from xverse_kernels.backend import BackendUnavailableError, KernelBackend, select_backend
+from xverse_runtime.chat_template import ChatFormat
+from xverse_runtime.checkpoint import read_checkpoint
+from xverse_runtime.config import EngineConfig, ModelConfig
+from xverse_runtime.device import DTYPES, check_memory, select_device, select_precision
+from xverse_runtime.errors import (
+    ContextOverflowError,
+    DeviceError,
+    ModelNotFoundError,
+    UsageError,
+)
+from xverse_runtime.generation import Generation
+from xverse_runtime.generation_config import read_end_tokens, read_sampling_defaults
+from xverse_runtime.kv_cache import KVCache
+from xverse_runtime.model import Decoder
+from xverse_runtime.model_dir import ModelDirectory
+from xverse_runtime.rope import RotaryTable
+from xverse_runtime.sampling import check_params
+from xverse_runtime.template_choice import choose_chat_format
+from xverse_runtime.tokenizer import Tokenizer, load_tokenizer
+from xverse_runtime.types import (
+    CancelFlag,
+    GenerationChunk,
+    LoadProgress,
+    Message,
+    ProgressCallback,
+    SamplingParams,
+    TemplateChoice,
+)
+from xverse_runtime.weights import assemble_weights
+
+# Tokens computed between two looks at the cancel flag stay few on the CPU, where they are slow.
+CPU_PREFILL_CHUNK = 128
+GPU_PREFILL_CHUNK = 512
+
+
+@dataclass(frozen=True)
+class _TextParts:
+    """Everything between text and ids."""
+
+    tokenizer: Tokenizer
+    chat_format: ChatFormat
+    template_choice: TemplateChoice
+    default_sampling: SamplingParams
+    end_token_ids: tuple[int, ...]
+
+
+class Engine:
+    """A loaded model: text to ids, ids to a stream of chunks. One generation at a time."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        cache: KVCache,
+        text: _TextParts,
+        *,
+        model_name: str,
+        prefill_chunk: int,
+        notes: tuple[str, ...],
+    ) -> None:
+        self._decoder = decoder
+        self._cache = cache
+        self._text = text
+        self._prefill_chunk = prefill_chunk
+        self._running: Generator[GenerationChunk, None, None] | None = None
+        self.model_name = model_name
+        self.notes = notes
+
+    @classmethod
+    def load(
+        cls,
+        path: Path | str,
+        config: EngineConfig | None = None,
+        *,
+        model_name: str | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> Engine:
+        """Load a model from a local directory in the published layout.
+
+        Args:
+            path: the directory.
+            config: device, precision, context and so on.
+            model_name: what to call it; also tells chat models from base models.
+            progress: told the bytes of weights loaded so far.
+
+        Raises:
+            XverseError: of the kind that fits; nothing else for bad files or requests.
+        """
+        config = config or EngineConfig()
+        directory = ModelDirectory.open(path)
+        if not directory.has("config.json"):
+            raise ModelNotFoundError("model.no_config", path=str(directory.path))
+        model = ModelConfig.from_dir(directory)
+        context_length = _context_length(model, config)
+        text = _load_text_parts(directory, model, config, model_name)
+        device, device_reason = select_device(config.device)
+        kernels = _select_kernels(config.backend, device)
+        tensors = read_checkpoint(directory, model)
+        parameters = sum(tensor.numel() for tensor in tensors.values())
+        precision = select_precision(config.precision, model.dtype, parameters, device)
+        dtype = DTYPES[precision]
+        cache_bytes = KVCache.bytes_needed(model, context_length, dtype)
+        check_memory(tensors.values(), cache_bytes, dtype, device)
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        total = sum(tensor.nbytes for tensor in tensors.values())
+        tell = _progress_adder(progress, total)
+        weights = assemble_weights(tensors, model, dtype, device, tell)
+        decoder = Decoder(model, weights, kernels, RotaryTable(model, context_length, device))
+        chunk = CPU_PREFILL_CHUNK if device.type == "cpu" else GPU_PREFILL_CHUNK
+        return cls(
+            decoder,
+            KVCache(model, context_length, dtype, device),
+            text,
+            model_name=model_name or model.source_name or directory.display_name,
+            prefill_chunk=config.prefill_chunk or chunk,
+            notes=(
+                f"device: {device} ({device_reason})",
+                f"precision: {precision} ({'requested' if config.precision != 'auto' else 'auto'})",
+                f"kernels: {kernels.name}",
+                f"parameters: {parameters:,}",
+                f"context: {context_length} tokens, KV cache {cache_bytes / 2**20:.1f} MiB",
+            ),
+        )
+
+    @property
+    def context_length(self) -> int:
+        return self._cache.capacity
+
+    @property
+    def default_sampling(self) -> SamplingParams:
+        return self._text.default_sampling
+
+    @property
+    def template_choice(self) -> TemplateChoice:
+        return self._text.template_choice
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self._text.tokenizer
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """See `TextGenerator`."""
+        return self._text.tokenizer.encode(text, parse_special=True)
+
+    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+        """See `TextGenerator`."""
+        return self._text.chat_format.encode(messages, self._text.tokenizer)
+
+    def generate(
+        self,
+        prompt_ids: Sequence[int],
+        params: SamplingParams | None = None,
+        cancel: CancelFlag | None = None,
+    ) -> Generator[GenerationChunk, None, None]:
+        """See `TextGenerator`. A generation that is still running ends here."""
+        params = params or self.default_sampling
+        check_params(params)
+        self._check_prompt(prompt_ids)
+        if self._running is not None:
+            self._running.close()
+        generation = Generation(
+            self._decoder,
+            self._cache,
+            self._text.tokenizer,
+            prompt_ids,
+            params,
+            end_token_ids=self._text.end_token_ids,
+            prefill_chunk=self._prefill_chunk,
+            cancel=cancel or CancelFlag(),
+        )
+        self._running = generation.chunks()
+        return self._running
+
+    def _check_prompt(self, prompt_ids: Sequence[int]) -> None:
+        if not prompt_ids:
+            raise UsageError("prompt.empty")
+        vocab_size = self._decoder.config.vocab_size
+        outside = next((one for one in prompt_ids if not 0 <= one < vocab_size), None)
+        if outside is not None:
+            raise UsageError("prompt.bad_token", token_id=outside, vocab_size=vocab_size)
+        if len(prompt_ids) >= self.context_length:
+            raise ContextOverflowError(
+                "context.overflow",
+                prompt_tokens=len(prompt_ids),
+                context_length=self.context_length,
+            )
+
+
+def _context_length(model: ModelConfig, config: EngineConfig) -> int:
+    if config.context_length is None:
+        return model.trained_context
+    if not 1 <= config.context_length <= model.maximum_context:
+        raise UsageError(
+            "context.too_long", requested=config.context_length, maximum=model.maximum_context
+        )
+    return config.context_length
+
+
+def _load_text_parts(
+    directory: ModelDirectory, model: ModelConfig, config: EngineConfig, model_name: str | None
+) -> _TextParts:
+    end_token_ids = tuple(dict.fromkeys(model.eos_token_ids + read_end_tokens(directory)))
+    names = (model_name or "", directory.display_name, model.source_name)
+    chat_format, choice = choose_chat_format(
+        directory,
+        end_token_ids[0] if end_token_ids else 3,
+        config.chat_template,
+        tuple(name for name in names if name),
+    )
+    return _TextParts(
+        tokenizer=load_tokenizer(directory),
+        chat_format=chat_format,
+        template_choice=choice,
+        default_sampling=read_sampling_defaults(directory),
+        end_token_ids=end_token_ids,
+    )
+
+
+def _select_kernels(requested: str, device: torch.device) -> KernelBackend:
+    try:
+        return select_backend(requested, device)
+    except BackendUnavailableError as error:
+        raise DeviceError(
+            "backend.unavailable", backend=error.backend, reason=error.reason
+        ) from None
+
+
+def _progress_adder(progress: ProgressCallback | None, total: int) -> Callable[[int], None]:
+    """Turns the bytes of one tensor after the other into a running total."""
+    done = 0
+
+    def add(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress(LoadProgress(done, total))
+
+    return add
