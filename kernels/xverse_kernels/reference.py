@@ -85,7 +85,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, past: int) -> Tensor:
         scores = scores.masked_fill(future, float("-inf"))
     probabilities = scores.softmax(-1, dtype=torch.float32).to(q.dtype)
     mixed = probabilities @ v.unsqueeze(1)
-    return mixed.permute(2, 0, 1, 3).reshape(tokens, heads * head_dim)
+    joined: Tensor = mixed.permute(2, 0, 1, 3).reshape(tokens, heads * head_dim)
+    return joined
 
 
 def route(x: Tensor, weight: Tensor, top_k: int) -> Routing:
@@ -130,7 +131,7 @@ def moe(
     slots = expert_ids.shape[1]
     by_expert = torch.argsort(expert_ids.flatten(), stable=True)
     counts = torch.bincount(expert_ids.flatten(), minlength=len(experts)).tolist()
-    for expert, entries in enumerate(by_expert.split(counts)):
+    for expert, entries in enumerate(torch.split(by_expert, counts)):
         if entries.numel() == 0:
             continue
         if between_experts is not None:

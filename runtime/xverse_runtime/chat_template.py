@@ -19,7 +19,8 @@ from xverse_runtime.types import Message
 class ChatFormat(Protocol):
     """Turns messages into ids up to where the assistant's next reply begins."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def encode(self, messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]: ...
 

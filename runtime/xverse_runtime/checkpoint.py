@@ -23,6 +23,7 @@ SAFETENSORS_INDEX = "model.safetensors.index.json"
 SAFETENSORS_FILE = "model.safetensors"
 BIN_INDEX = "pytorch_model.bin.index.json"
 BIN_FILE = "pytorch_model.bin"
+ZIP_MAGIC = b"PK\x03\x04"
 FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -93,6 +94,9 @@ def _read_safetensors(file: Path, name: str) -> dict[str, Tensor]:
 
 
 def _read_bin(file: Path, name: str) -> dict[str, Tensor]:
+    with file.open("rb") as shard:
+        if shard.read(4) != ZIP_MAGIC:
+            raise _corrupt(name, ValueError("not an archive as torch.save writes it"))
     try:
         state = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError as error:
@@ -148,9 +152,11 @@ def _corrupt(name: str, error: Exception) -> IntegrityError:
 
 
 def _unpickler_detail(error: Exception) -> str:
-    """torch wraps the one telling sentence in advice to load the file unsafely: leave that out."""
-    _, _, told = str(error).partition("WeightsUnpickler error:")
-    return _first_line(ValueError(told)) if told.strip() else _first_line(error)
+    """torch wraps the one telling line in advice to load the file unsafely: leave that out."""
+    for line in str(error).splitlines():
+        if "GLOBAL" in line or "WeightsUnpickler error" in line:
+            return line.strip()[:300]
+    return "it holds more than tensors"
 
 
 def _first_line(error: Exception) -> str:

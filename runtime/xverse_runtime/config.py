@@ -1,4 +1,4 @@
-"""`ModelConfig`: the published ``config.json``, validated. `EngineConfig`: what the user asks for."""
+"""`ModelConfig`: the published ``config.json``, validated. `EngineConfig`: the user's wishes."""
 
 from __future__ import annotations
 
@@ -201,9 +201,7 @@ class _Reader:
         value = self._value(key, default)
         if type(value) is not int or not minimum <= value <= maximum:
             expected = f"an integer from {minimum} to {maximum}"
-            raise UnsupportedModelError(
-                "config.bad_value", key=key, value=value, expected=expected
-            )
+            raise UnsupportedModelError("config.bad_value", key=key, value=value, expected=expected)
         return value
 
     def number(self, key: str, default: float) -> float:
@@ -274,7 +272,7 @@ def _rope_scaling(data: dict[str, Any]) -> RopeScaling | None:
         raise UnsupportedModelError(
             "config.unsupported", key="rope_scaling.type", value=kind, supported="linear, dynamic"
         )
-    factor = scaling.get("factor")
+    factor: Any = scaling.get("factor")
     if type(factor) not in (int, float) or not 1 <= factor < math.inf:
         raise UnsupportedModelError(
             "config.bad_value", key="rope_scaling.factor", value=factor, expected="a number >= 1"

@@ -55,9 +55,7 @@ def select_precision(
     if requested != "auto":
         if requested not in DTYPES:
             supported = ", ".join(("auto", *DTYPES))
-            raise UsageError(
-                "precision.unsupported", precision=requested, supported=supported
-            )
+            raise UsageError("precision.unsupported", precision=requested, supported=supported)
         return requested
     if device.type == "cpu":
         small = parameters * torch.float32.itemsize <= SMALL_MODEL_BYTES

@@ -116,9 +116,7 @@ class Generation:
     def _forward(self, tokens: list[int], logits_for: slice = slice(-1, None)) -> Tensor:
         """Logits [chosen tokens, vocab] fp32 on the CPU, where sampling happens."""
         between = self._raise_if_cancelled
-        logits = self._decoder.forward(
-            tokens, self._cache, logits_for=logits_for, between=between
-        )
+        logits = self._decoder.forward(tokens, self._cache, logits_for=logits_for, between=between)
         return logits.cpu()
 
     def _raise_if_cancelled(self) -> None:

@@ -81,7 +81,8 @@ class JinjaFormat:
 def _hide(content: str, specials: list[str]) -> str:
     """``content`` with each special token replaced by its sentinel character."""
     numbers = {text: chr(FIRST_SENTINEL + i) for i, text in enumerate(specials)}
-    cleaned = re.sub(f"[{chr(FIRST_SENTINEL - 1)}-{chr(FIRST_SENTINEL + len(specials))}]", "", content)
+    reserved = f"[{chr(FIRST_SENTINEL - 1)}-{chr(FIRST_SENTINEL + len(specials))}]"
+    cleaned = re.sub(reserved, "", content)
     return "".join(numbers.get(part, part) for part in split_specials(cleaned, specials))
 
 

@@ -36,6 +36,11 @@ class KVCache:
     def length(self) -> int:
         return len(self._tokens)
 
+    def check_room(self, count: int) -> None:
+        """Raises IndexError when ``count`` more tokens do not fit."""
+        if self.length + count > self.capacity:
+            raise IndexError(f"{self.length + count} tokens in a cache of {self.capacity}")
+
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store the newest tokens' keys and values [T, kv_heads, head_dim] after ``length``.
 
@@ -43,8 +48,6 @@ class KVCache:
             All keys and all values of the layer up to and with them, [kv_heads, L, head_dim].
         """
         start, end = self.length, self.length + keys.shape[0]
-        if end > self.capacity:
-            raise IndexError(f"{end} tokens in a cache of {self.capacity}")
         self._keys[layer][:, start:end] = keys.transpose(0, 1)
         self._values[layer][:, start:end] = values.transpose(0, 1)
         return self._keys[layer][:, :end], self._values[layer][:, :end]

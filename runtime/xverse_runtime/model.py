@@ -97,6 +97,7 @@ class Decoder:
         Returns:
             fp32 logits [chosen tokens, vocab].
         """
+        cache.check_room(len(tokens))
         weights, kernels = self._weights, self._kernels
         ids = torch.tensor(tokens, dtype=torch.int64, device=weights.embedding.device)
         x = F.embedding(ids, weights.embedding)

@@ -12,7 +12,7 @@ NEGATIVE_INFINITY = float("-inf")
 
 
 def check_params(params: SamplingParams) -> None:
-    """Raises UsageError: ``sampling.bad_value``, naming the setting, its value and what it takes."""
+    """Raises UsageError: ``sampling.bad_value``, naming the setting and what it takes."""
     finite = float("inf")
     rules: list[tuple[str, bool, str]] = [
         ("temperature", 0 <= params.temperature < finite, "a number from 0 up"),

@@ -20,7 +20,9 @@ class SentencePieceVocabulary:
         self._library = library
         numbers = range(library.get_piece_size())
         self.special_tokens = {
-            library.id_to_piece(n): n for n in numbers if library.is_control(n) or library.is_unknown(n)
+            library.id_to_piece(number): number
+            for number in numbers
+            if library.is_control(number) or library.is_unknown(number)
         }
         self.pieces = [
             piece_bytes(library.id_to_piece(n), is_byte=library.is_byte(n)) for n in numbers
@@ -40,7 +42,8 @@ class SentencePieceVocabulary:
 
     def encode_plain(self, text: str) -> list[int]:
         # sentencepiece never reads a control token out of text.
-        return self._library.encode(text)
+        ids: list[int] = self._library.encode(text)
+        return ids
 
     def encode_with_specials(self, text: str) -> list[int]:
         ids: list[int] = []

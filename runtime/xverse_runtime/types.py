@@ -95,7 +95,7 @@ class GenerationChunk:
 
 
 class CancelFlag:
-    """Set from a signal handler or another thread; the model reads it between layers and experts."""
+    """Set from a signal handler or a thread; read between layers and experts."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -123,9 +123,9 @@ class TemplateChoice:
     """Which chat format was chosen and why.
 
     ``name`` is ``human-assistant``, ``system-user-assistant``, ``jinja`` or ``raw``. ``reason`` is
-    a stable code that the command line words (``template.requested``, ``template.tokenizer_config``,
-    ``template.jinja_file``, ``template.modeling_file``, ``template.chat_name``,
-    ``template.base_model``) and ``source`` the file or name it was read from.
+    a stable code that the command line words: ``template.requested``,
+    ``template.tokenizer_config``, ``template.jinja_file``, ``template.modeling_file``,
+    ``template.chat_name`` or ``template.base_model``. ``source`` is the file or name behind it.
     """
 
     name: str

@@ -117,6 +117,9 @@ def split_shared(shared: SwigluWeights, count: int) -> list[SwigluWeights]:
     SwiGLU works on every column of the width by itself, so the sum of the parts is the whole.
     """
     parts = zip(
-        shared.gate.chunk(count), shared.up.chunk(count), shared.down.chunk(count, dim=1), strict=True
+        shared.gate.chunk(count),
+        shared.up.chunk(count),
+        shared.down.chunk(count, dim=1),
+        strict=True,
     )
     return [SwigluWeights(gate, up, down) for gate, up, down in parts]
