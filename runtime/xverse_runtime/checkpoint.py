@@ -79,9 +79,7 @@ def _indexed_shards(directory: ModelDirectory, index: str, suffix: str) -> list[
                 raise
             missing.append(name)
     if missing:
-        raise IntegrityError(
-            "checkpoint.missing_shards", names=", ".join(missing), path=str(directory.path)
-        )
+        raise IntegrityError("checkpoint.missing_shards", names=missing, path=str(directory.path))
     return names
 
 
@@ -129,22 +127,15 @@ def _check_tensors(
     if missing or surplus or misshaped:
         raise IntegrityError(
             "checkpoint.mismatch",
-            missing=_listing(missing),
-            surplus=_listing(surplus),
-            misshaped=_listing(misshaped),
+            missing=missing,
+            surplus=surplus,
+            misshaped=misshaped,
             path=str(path),
         )
     for name in wanted:
         tensor = found[name]
         if tensor.dtype not in FLOAT_DTYPES or tensor.layout != torch.strided:
             raise IntegrityError("checkpoint.bad_dtype", tensor=name, dtype=str(tensor.dtype))
-
-
-def _listing(names: list[str], limit: int = 20) -> str:
-    if not names:
-        return "none"
-    rest = len(names) - limit
-    return ", ".join(names[:limit]) + (f", and {rest} more" if rest > 0 else "")
 
 
 def _corrupt(name: str, error: Exception) -> IntegrityError:

@@ -14,7 +14,7 @@ class XverseError(Exception):
 
     Args:
         code: stable dotted name, for example ``"config.unsupported"``.
-        **params: facts for the message (strings, numbers, paths), all of them printable.
+        **params: facts for the message: strings, numbers, or lists of them.
     """
 
     def __init__(self, code: str, **params: object) -> None:

@@ -60,7 +60,7 @@ class Tokenizer:
         """
         if not text:
             return []
-        text = text.encode("utf-8", "replace").decode("utf-8") if _has_surrogate(text) else text
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         encode = self._vocabulary.encode_with_specials if parse_special else None
         return (encode or self._vocabulary.encode_plain)(text)
 
@@ -144,11 +144,3 @@ def invalid_tokenizer(directory: ModelDirectory, name: str, error: Exception) ->
     detail = str(error).strip() or type(error).__name__
     path = str(directory.path / name)
     return IntegrityError("tokenizer.invalid", path=path, detail=detail.splitlines()[0][:300])
-
-
-def _has_surrogate(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return True
-    return False

@@ -102,9 +102,10 @@ def test_missing_surplus_and_misshaped_tensors_are_all_listed(safetensors_model:
     rewrite_first_shard(safetensors_model, change)
     error = refused(safetensors_model)
     assert error.code == "checkpoint.mismatch"
-    assert error.params["missing"] == "model.layers.0.mlp.experts.3.up_proj.weight"
-    assert error.params["surplus"] == "model.layers.0.mlp.extra.weight"
-    assert "q_proj.weight (160, 80) instead of (160, 160)" in str(error.params["misshaped"])
+    assert error.params["missing"] == ["model.layers.0.mlp.experts.3.up_proj.weight"]
+    assert error.params["surplus"] == ["model.layers.0.mlp.extra.weight"]
+    name = "model.layers.0.self_attn.q_proj.weight"
+    assert error.params["misshaped"] == [f"{name} (160, 80) instead of (160, 160)"]
 
 
 def test_integer_weights_are_refused(safetensors_model: Path) -> None:
@@ -244,7 +245,7 @@ def test_a_shard_that_is_not_there_is_named(bin_model: Path) -> None:
     (bin_model / "pytorch_model-00002-of-00002.bin").unlink()
     error = refused(bin_model)
     assert error.code == "checkpoint.missing_shards"
-    assert error.params["names"] == "pytorch_model-00002-of-00002.bin"
+    assert error.params["names"] == ["pytorch_model-00002-of-00002.bin"]
 
 
 @pytest.mark.parametrize("weight_map", [None, {}, [], "x"])
