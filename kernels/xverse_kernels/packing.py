@@ -166,14 +166,16 @@ class ExpertLayout:
 
 def interleave_rows(gate: Tensor, up: Tensor) -> Tensor:
     """[I, H] twice to [2I, H]: 16 rows of gate, 16 of up, and so on."""
-    pairs = torch.stack((gate.unflatten(0, (-1, ROWS)), up.unflatten(0, (-1, ROWS))), dim=1)
-    return pairs.flatten(0, 2)
+    columns = gate.shape[1]
+    pairs = torch.stack((gate.reshape(-1, ROWS, columns), up.reshape(-1, ROWS, columns)), dim=1)
+    return pairs.view(-1, columns)
 
 
 def separate_rows(gate_up: Tensor) -> tuple[Tensor, Tensor]:
     """The inverse of `interleave_rows`."""
-    pairs = gate_up.unflatten(0, (-1, 2, ROWS))
-    return pairs[:, 0].flatten(0, 1), pairs[:, 1].flatten(0, 1)
+    columns = gate_up.shape[1]
+    pairs = gate_up.reshape(-1, 2, ROWS, columns)
+    return pairs[:, 0].reshape(-1, columns), pairs[:, 1].reshape(-1, columns)
 
 
 def _chunk_spans(columns: int) -> list[tuple[int, int, int]]:
@@ -203,7 +205,8 @@ def _pack_quantised(matrix: Quantised, form: WeightFormat) -> Tensor:
 
 def _nibble_words(q: Tensor) -> Tensor:
     """int8 [block, chunk, k, row] to uint8 of little-endian words [block, chunk, k / 8, row]."""
-    unsigned = (q.to(torch.int32) + 8).unflatten(2, (-1, WORD_COLUMNS))
+    blocks, chunks, _, rows = q.shape
+    unsigned = (q.to(torch.int32) + 8).reshape(blocks, chunks, -1, WORD_COLUMNS, rows)
     words = torch.zeros_like(unsigned[:, :, :, 0])
     for nibble, column in enumerate(NIBBLE_COLUMN):
         words |= unsigned[:, :, :, column] << (4 * nibble)
@@ -212,8 +215,10 @@ def _nibble_words(q: Tensor) -> Tensor:
 
 def _byte_quads(q: Tensor) -> Tensor:
     """int8 [block, chunk, k, row] to uint8 [block, chunk, k / 4, row, 4]."""
+    blocks, chunks, _, rows = q.shape
     unsigned = (q.to(torch.int16) + 128).to(torch.uint8)
-    return unsigned.unflatten(2, (-1, BYTE_COLUMNS)).transpose(3, 4).contiguous()
+    quads = unsigned.reshape(blocks, chunks, -1, BYTE_COLUMNS, rows)
+    return quads.transpose(3, 4).contiguous()
 
 
 def _unpack_quantised(data: Tensor, rows: int, columns: int, form: WeightFormat) -> Quantised:
@@ -233,13 +238,14 @@ def _unpack_quantised(data: Tensor, rows: int, columns: int, form: WeightFormat)
         end = first + chunks * width
         q[:, first:end] = integers.permute(0, 3, 1, 2).reshape(rows, -1)
         halves = span[:, :, integer_bytes:].contiguous().view(torch.float16)
-        halves = halves.unflatten(2, (-1, ROWS)).permute(0, 3, 1, 2)
+        halves = halves.view(blocks, chunks, -1, ROWS).permute(0, 3, 1, 2)
         scales[:, first // GROUP : end // GROUP] = halves.reshape(rows, -1)
     return Quantised(q, scales)
 
 
 def _read_nibble_words(data: Tensor) -> Tensor:
-    words = data.view(torch.int32).unflatten(2, (-1, ROWS))  # [block, chunk, k / 8, row]
+    blocks, chunks, _ = data.shape
+    words = data.view(torch.int32).view(blocks, chunks, -1, ROWS)  # [block, chunk, k / 8, row]
     q = torch.empty(*words.shape[:3], WORD_COLUMNS, ROWS, dtype=torch.int8)
     for nibble, column in enumerate(NIBBLE_COLUMN):
         q[:, :, :, column] = ((words >> (4 * nibble)) & 0xF).to(torch.int8) - 8
@@ -247,7 +253,8 @@ def _read_nibble_words(data: Tensor) -> Tensor:
 
 
 def _read_byte_quads(data: Tensor) -> Tensor:
-    quads = data.unflatten(2, (-1, ROWS, BYTE_COLUMNS)).transpose(3, 4).flatten(2, 3)
+    blocks, chunks, _ = data.shape
+    quads = data.view(blocks, chunks, -1, ROWS, BYTE_COLUMNS).transpose(3, 4).flatten(2, 3)
     return (quads.to(torch.int16) - 128).to(torch.int8)
 
 
