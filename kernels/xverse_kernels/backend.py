@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from xverse_kernels import reference
-from xverse_kernels.reference import Routing, SwigluWeights
+from xverse_kernels.packing import PackedMatrix
+from xverse_kernels.types import Routing, SwigluWeights
 
 
 class BackendUnavailableError(RuntimeError):
@@ -27,7 +28,9 @@ class KernelBackend(Protocol):
     @property
     def name(self) -> str: ...
 
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor: ...
+    def linear(
+        self, x: Tensor, weight: Tensor | PackedMatrix, bias: Tensor | None = None
+    ) -> Tensor: ...
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor: ...
 

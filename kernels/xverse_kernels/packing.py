@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from xverse_kernels.quantise import GROUP, Quantised, quantise
-from xverse_kernels.reference import SwigluWeights
+from xverse_kernels.types import SwigluWeights
 
 ROWS = 16  # in a row block
 CHUNK_COLUMNS = 64

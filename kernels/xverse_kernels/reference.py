@@ -12,35 +12,21 @@ E experts, S slots a token has (top-k routed, then the shared ones).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from xverse_kernels.packing import PackedMatrix
+from xverse_kernels.types import Routing, SwigluWeights
+
 RENORMALISE_EPS = 1e-6
 
 
-class SwigluWeights(NamedTuple):
-    """One expert, or one dense MLP: ``gate`` and ``up`` [I, H], ``down`` [H, I]."""
-
-    gate: Tensor
-    up: Tensor
-    down: Tensor
-
-
-class Routing(NamedTuple):
-    """What the router chose: ``weights`` [T, k] in the activation dtype, ``expert_ids`` [T, k]
-    int64 by falling probability, ``logits`` [T, E] fp32."""
-
-    weights: Tensor
-    expert_ids: Tensor
-    logits: Tensor
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear(x: Tensor, weight: Tensor | PackedMatrix, bias: Tensor | None = None) -> Tensor:
     """``x @ weight.T + bias``: [T, K] by [N, K] gives [T, N]."""
-    return F.linear(x, weight, bias)
+    dense = weight if isinstance(weight, Tensor) else weight.to_dense(x.dtype)
+    return F.linear(x, dense, bias)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -39,7 +39,7 @@ def select_device(requested: str) -> tuple[torch.device, str]:
 def select_precision(
     requested: str, published: str | None, parameters: int, device: torch.device
 ) -> str:
-    """``fp32``, ``bf16`` or ``fp16``.
+    """The precision to compute in: ``fp32``, ``bf16`` or ``fp16``.
 
     Args:
         requested: one of those, ``auto``, ``int8`` or ``int4``.

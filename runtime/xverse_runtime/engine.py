@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +10,8 @@ import torch
 
 from xverse_kernels.backend import BackendUnavailableError, KernelBackend, select_backend
 from xverse_runtime.chat_template import ChatFormat
-from xverse_runtime.checkpoint import read_checkpoint
 from xverse_runtime.config import EngineConfig, ModelConfig
-from xverse_runtime.device import DTYPES, check_memory, select_device, select_precision
+from xverse_runtime.device import select_device
 from xverse_runtime.errors import (
     ContextOverflowError,
     DeviceError,
@@ -22,6 +21,7 @@ from xverse_runtime.errors import (
 from xverse_runtime.generation import Generation
 from xverse_runtime.generation_config import read_end_tokens, read_sampling_defaults
 from xverse_runtime.kv_cache import KVCache
+from xverse_runtime.loading import load_weights
 from xverse_runtime.model import Decoder
 from xverse_runtime.model_dir import ModelDirectory
 from xverse_runtime.rope import RotaryTable
@@ -37,7 +37,6 @@ from xverse_runtime.types import (
     SamplingParams,
     TemplateChoice,
 )
-from xverse_runtime.weights import assemble_weights
 
 # Tokens computed between two looks at the cancel flag stay few on the CPU, where they are slow.
 CPU_PREFILL_CHUNK = 128
@@ -85,7 +84,7 @@ class Engine:
         model_name: str | None = None,
         progress: ProgressCallback | None = None,
     ) -> Engine:
-        """Load a model from a local directory in the published layout.
+        """Load a model from a local directory: the published layout, or a store.
 
         Args:
             path: the directory.
@@ -105,31 +104,24 @@ class Engine:
         text = _load_text_parts(directory, model, config, model_name)
         device, device_reason = select_device(config.device)
         kernels = _select_kernels(config.backend, device)
-        tensors = read_checkpoint(directory, model)
-        parameters = sum(tensor.numel() for tensor in tensors.values())
-        precision = select_precision(config.precision, model.dtype, parameters, device)
-        dtype = DTYPES[precision]
-        cache_bytes = KVCache.bytes_needed(model, context_length, dtype)
-        check_memory(tensors.values(), cache_bytes, dtype, device)
         if config.threads is not None:
             torch.set_num_threads(config.threads)
-        total = sum(tensor.nbytes for tensor in tensors.values())
-        tell = _progress_adder(progress, total)
-        weights = assemble_weights(tensors, model, dtype, device, tell)
-        decoder = Decoder(model, weights, kernels, RotaryTable(model, context_length, device))
+        loaded = load_weights(
+            directory, model, config.precision, device, context_length, progress or _ignore
+        )
+        rotary = RotaryTable(model, context_length, device)
         chunk = CPU_PREFILL_CHUNK if device.type == "cpu" else GPU_PREFILL_CHUNK
         return cls(
-            decoder,
-            KVCache(model, context_length, dtype, device),
+            Decoder(model, loaded.weights, kernels, rotary),
+            KVCache(model, context_length, loaded.dtype, device),
             text,
             model_name=model_name or model.source_name or directory.display_name,
             prefill_chunk=config.prefill_chunk or chunk,
             notes=(
                 f"device: {device} ({device_reason})",
-                f"precision: {precision} ({'requested' if config.precision != 'auto' else 'auto'})",
+                f"precision: {loaded.precision}",
                 f"kernels: {kernels.name}",
-                f"parameters: {parameters:,}",
-                f"context: {context_length} tokens, KV cache {cache_bytes / 2**20:.1f} MiB",
+                f"context: {context_length} tokens, KV cache {loaded.cache_bytes / 2**20:.1f} MiB",
             ),
         )
 
@@ -236,14 +228,5 @@ def _select_kernels(requested: str, device: torch.device) -> KernelBackend:
         ) from None
 
 
-def _progress_adder(progress: ProgressCallback | None, total: int) -> Callable[[int], None]:
-    """Turns the bytes of one tensor after the other into a running total."""
-    done = 0
-
-    def add(count: int) -> None:
-        nonlocal done
-        done += count
-        if progress is not None:
-            progress(LoadProgress(done, total))
-
-    return add
+def _ignore(_progress: LoadProgress) -> None:
+    pass

@@ -14,7 +14,7 @@ from xverse_runtime.config import ModelConfig
 from xverse_runtime.kv_cache import KVCache
 from xverse_runtime.moe import MixtureOfExperts, RouterObserver
 from xverse_runtime.rope import RotaryTable
-from xverse_runtime.weights import LayerWeights, ModelWeights, MoeWeights
+from xverse_runtime.weights import DenseWeights, LayerWeights, ModelWeights, MoeWeights
 
 Checkpoint = Callable[[], None]
 
@@ -51,8 +51,8 @@ class DecoderLayer:
         normed = kernels.rms_norm(x, weights.post_attention_norm, self._eps)
         if self._moe is not None:
             return x + self._moe(normed, between, observer)
-        assert not isinstance(weights.mlp, MoeWeights)
-        return x + kernels.swiglu(normed, weights.mlp)
+        assert isinstance(weights.mlp, DenseWeights)
+        return x + kernels.swiglu(normed, weights.mlp.mlp[0])
 
 
 class Decoder:
@@ -100,7 +100,7 @@ class Decoder:
         cache.check_room(len(tokens))
         weights, kernels = self._weights, self._kernels
         ids = torch.tensor(tokens, dtype=torch.int64, device=weights.embedding.device)
-        x = F.embedding(ids, weights.embedding)
+        x = F.embedding(ids, weights.embedding).to(weights.norm.dtype)
         rotary = self._rotary.at(cache.length, len(tokens))
         for layer in self._layers:
             if between is not None:

@@ -44,6 +44,11 @@ class ModelDirectory:
             return self.path.name
         return self._border.name.removeprefix("models--").replace("--", "/", 1)
 
+    @property
+    def revision(self) -> str:
+        """The commit, in the Hub cache; else nothing."""
+        return "" if self._border == self.path else self.path.name
+
     def file(self, name: str) -> Path:
         """The real path of a file of the model.
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from xverse_kernels.reference import SwigluWeights
+from xverse_kernels.packing import PackedMatrix
+from xverse_kernels.types import SwigluWeights
 from xverse_runtime.config import ModelConfig
 from xverse_runtime.tensors import EMBEDDING, FINAL_NORM, HEAD, PROJECTIONS, layer_prefix
 
@@ -17,7 +18,7 @@ from xverse_runtime.tensors import EMBEDDING, FINAL_NORM, HEAD, PROJECTIONS, lay
 class Projection:
     """A linear layer: ``weight`` [out, in], ``bias`` [out] or none."""
 
-    weight: Tensor
+    weight: Tensor | PackedMatrix
     bias: Tensor | None
 
 
@@ -34,7 +35,14 @@ class MoeWeights:
     """``router`` [E, H], always fp32. ``experts``: the E routed ones, then the shared ones."""
 
     router: Tensor
-    experts: tuple[SwigluWeights, ...]
+    experts: Sequence[SwigluWeights]
+
+
+@dataclass(frozen=True)
+class DenseWeights:
+    """The one MLP of a dense model's layer, as a sequence of one: it may be a packed block."""
+
+    mlp: Sequence[SwigluWeights]
 
 
 @dataclass(frozen=True)
@@ -42,15 +50,17 @@ class LayerWeights:
     input_norm: Tensor
     attention: AttentionWeights
     post_attention_norm: Tensor
-    mlp: SwigluWeights | MoeWeights
+    mlp: DenseWeights | MoeWeights
 
 
 @dataclass(frozen=True)
 class ModelWeights:
-    embedding: Tensor  # [vocab, H]
+    """The dtype of ``norm`` is that of the activations."""
+
+    embedding: Tensor  # [vocab, H], of any float dtype
     layers: tuple[LayerWeights, ...]
     norm: Tensor
-    head: Tensor  # [vocab, H]
+    head: Tensor | PackedMatrix  # [vocab, H]
 
 
 def assemble_weights(
@@ -99,7 +109,7 @@ def assemble_weights(
                 *(projection(f"{attention}{name}_proj") for name in ("q", "k", "v", "o"))
             ),
             post_attention_norm=take(f"{prefix}post_attention_layernorm.weight"),
-            mlp=moe(f"{prefix}mlp.") if config.is_moe else swiglu(f"{prefix}mlp."),
+            mlp=moe(f"{prefix}mlp.") if config.is_moe else DenseWeights((swiglu(f"{prefix}mlp."),)),
         )
 
     embedding = take(EMBEDDING)

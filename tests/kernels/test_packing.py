@@ -25,7 +25,7 @@ from xverse_kernels.packing import (
     unpack_matrix,
 )
 from xverse_kernels.quantise import Quantised, quantise
-from xverse_kernels.reference import SwigluWeights
+from xverse_kernels.types import SwigluWeights
 
 QUANTISED = [INT4, INT8]
 SHAPES = [(16, 32), (16, 64), (48, 96), (1, 160), (100, 128), (32, 1728)]

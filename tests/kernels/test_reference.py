@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from xverse_kernels import reference
 from xverse_kernels.backend import BackendUnavailableError, select_backend
-from xverse_kernels.reference import SwigluWeights
+from xverse_kernels.types import SwigluWeights
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -1,0 +1,24 @@
+"""What operations take and give besides tensors."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class SwigluWeights(NamedTuple):
+    """One expert, or one dense MLP: ``gate`` and ``up`` [I, H], ``down`` [H, I]."""
+
+    gate: Tensor
+    up: Tensor
+    down: Tensor
+
+
+class Routing(NamedTuple):
+    """What the router chose: ``weights`` [T, k] in the activation dtype, ``expert_ids`` [T, k]
+    int64 by falling probability, ``logits`` [T, E] fp32."""
+
+    weights: Tensor
+    expert_ids: Tensor
+    logits: Tensor

@@ -1,0 +1,104 @@
+"""Weights from either kind of model directory, in the precision that was asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from xverse_runtime.checkpoint import read_checkpoint
+from xverse_runtime.config import ModelConfig
+from xverse_runtime.device import DTYPES, QUANTISED, check_memory, select_precision
+from xverse_runtime.errors import DeviceError, UsageError
+from xverse_runtime.kv_cache import KVCache
+from xverse_runtime.model_dir import ModelDirectory
+from xverse_runtime.store.manifest import Manifest, is_store
+from xverse_runtime.store.weights import open_store
+from xverse_runtime.types import LoadProgress, ProgressCallback
+from xverse_runtime.weights import ModelWeights, assemble_weights
+
+
+@dataclass(frozen=True)
+class LoadedWeights:
+    """``dtype`` is the activations'; ``precision`` says in words what the weights are."""
+
+    weights: ModelWeights
+    dtype: torch.dtype
+    precision: str
+    cache_bytes: int
+
+
+def load_weights(
+    directory: ModelDirectory,
+    config: ModelConfig,
+    precision: str,
+    device: torch.device,
+    context_length: int,
+    progress: ProgressCallback,
+) -> LoadedWeights:
+    """Load what `directory` holds.
+
+    Args:
+        directory: a published checkpoint or a store.
+        config: the model's.
+        precision: as in `EngineConfig`. For a store, ``int8`` and ``int4`` must be what it was
+            made with, and a float precision is that of the activations.
+        device: where to compute.
+        context_length: for the size of the KV cache.
+        progress: told the bytes of weights loaded.
+    """
+    load = _load_store if is_store(directory) else _load_checkpoint
+    return load(directory, config, precision, device, context_length, progress)
+
+
+def _load_checkpoint(
+    directory: ModelDirectory,
+    config: ModelConfig,
+    requested: str,
+    device: torch.device,
+    context_length: int,
+    progress: ProgressCallback,
+) -> LoadedWeights:
+    tensors = read_checkpoint(directory, config)
+    parameters = sum(tensor.numel() for tensor in tensors.values())
+    precision = select_precision(requested, config.dtype, parameters, device)
+    dtype = DTYPES[precision]
+    cache_bytes = KVCache.bytes_needed(config, context_length, dtype)
+    check_memory(tensors.values(), cache_bytes, dtype, device)
+    done, total = 0, sum(tensor.nbytes for tensor in tensors.values())
+
+    def tell(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(LoadProgress(done, total))
+
+    weights = assemble_weights(tensors, config, dtype, device, tell)
+    return LoadedWeights(weights, dtype, precision, cache_bytes)
+
+
+def _load_store(
+    directory: ModelDirectory,
+    config: ModelConfig,
+    requested: str,
+    device: torch.device,
+    context_length: int,
+    progress: ProgressCallback,
+) -> LoadedWeights:
+    manifest = Manifest.read(directory)
+    made = manifest.precision.experts
+    if requested in QUANTISED and requested != made:
+        raise UsageError("precision.other_store", precision=requested, stored=made)
+    if device.type != "cpu":
+        reason = "packed weights run on the CPU only, for now"
+        raise DeviceError("device.unavailable", device=device.type, reason=reason)
+    total = sum(record.bytes for record in manifest.files.values())
+    float_wish = "auto" if requested in QUANTISED else requested
+    dtype_name = select_precision(float_wish, "bfloat16", total, device)
+    dtype = DTYPES[dtype_name]
+    cache_bytes = KVCache.bytes_needed(config, context_length, dtype)
+    check_memory([], cache_bytes, dtype, device)
+    weights = open_store(directory, config, manifest, dtype)
+    progress(LoadProgress(total, total))
+    parts = manifest.precision
+    words = f"experts {made}, attention {parts.attention}, head {parts.head}, maths {dtype_name}"
+    return LoadedWeights(weights, dtype, words, cache_bytes)

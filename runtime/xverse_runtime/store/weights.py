@@ -1,0 +1,118 @@
+"""A store's weights for the decoder: views of mapped files."""
+
+from __future__ import annotations
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from xverse_kernels.packing import ExpertBlocks, PackedMatrix, WeightFormat
+from xverse_runtime.config import ModelConfig
+from xverse_runtime.errors import IntegrityError
+from xverse_runtime.model_dir import ModelDirectory
+from xverse_runtime.store.layout import EXPERTS, StoreFile, StoreLayout
+from xverse_runtime.store.manifest import Manifest
+from xverse_runtime.tensors import EMBEDDING, FINAL_NORM, HEAD, expected_tensors, layer_prefix
+from xverse_runtime.weights import (
+    AttentionWeights,
+    DenseWeights,
+    LayerWeights,
+    ModelWeights,
+    MoeWeights,
+    Projection,
+)
+
+
+def open_store(
+    directory: ModelDirectory, config: ModelConfig, manifest: Manifest, dtype: torch.dtype
+) -> ModelWeights:
+    """Map a store's files and check them against the model's configuration.
+
+    Args:
+        directory: the store.
+        config: of the store's own ``config.json``.
+        manifest: of the store.
+        dtype: of the activations; norms are brought to it, experts come out of their blocks in it.
+
+    Raises:
+        IntegrityError: ``checkpoint.corrupt`` or ``store.tensors``.
+    """
+    layout = StoreLayout(config, manifest.precision)
+    tensors: dict[str, Tensor] = {}
+    for file in layout.files():
+        tensors |= _read_file(directory, file)
+    return _Assembler(config, layout, tensors, dtype).model()
+
+
+def _read_file(directory: ModelDirectory, file: StoreFile) -> dict[str, Tensor]:
+    try:
+        with safe_open(directory.file(file.name), framework="pt", device="cpu") as shard:
+            tensors = {key: shard.get_tensor(key) for key in shard.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise IntegrityError("checkpoint.corrupt", path=file.name, detail=str(error)) from None
+    wanted = {spec.name: (spec.dtype, spec.shape) for spec in file.specs}
+    found = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+    if found != wanted:
+        different = sorted(
+            name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)
+        )
+        raise IntegrityError("store.tensors", name=file.name, tensors=different)
+    return tensors
+
+
+class _Assembler:
+    def __init__(
+        self,
+        config: ModelConfig,
+        layout: StoreLayout,
+        tensors: dict[str, Tensor],
+        dtype: torch.dtype,
+    ) -> None:
+        self._config = config
+        self._layout = layout
+        self._tensors = tensors
+        self._dtype = dtype
+        self._shapes = expected_tensors(config)
+
+    def model(self) -> ModelWeights:
+        embedding = self._tensors[EMBEDDING]
+        if self._config.tie_word_embeddings:
+            head: Tensor | PackedMatrix = embedding.to(self._dtype)
+        else:
+            head = self._matrix(HEAD, self._layout.precision.head_form)
+        return ModelWeights(
+            embedding=embedding,
+            layers=tuple(self._layer(number) for number in range(self._config.num_layers)),
+            norm=self._norm(FINAL_NORM),
+            head=head,
+        )
+
+    def _layer(self, number: int) -> LayerWeights:
+        prefix = layer_prefix(number)
+        projections = (self._projection(f"{prefix}self_attn.{one}_proj") for one in "qkvo")
+        blocks = ExpertBlocks(
+            self._tensors[prefix + EXPERTS], self._layout.expert_layout, self._dtype
+        )
+        router = self._tensors.get(f"{prefix}mlp.router.weight")
+        return LayerWeights(
+            input_norm=self._norm(f"{prefix}input_layernorm.weight"),
+            attention=AttentionWeights(*projections),
+            post_attention_norm=self._norm(f"{prefix}post_attention_layernorm.weight"),
+            mlp=DenseWeights(blocks) if router is None else MoeWeights(router, blocks),
+        )
+
+    def _norm(self, name: str) -> Tensor:
+        return self._tensors[name].to(self._dtype)
+
+    def _projection(self, name: str) -> Projection:
+        bias = self._tensors.get(f"{name}.bias")
+        return Projection(
+            self._matrix(f"{name}.weight", self._layout.precision.attention_form),
+            None if bias is None else bias.to(self._dtype),
+        )
+
+    def _matrix(self, name: str, form: WeightFormat) -> Tensor | PackedMatrix:
+        if form.dtype is not None:
+            return self._tensors[name].to(self._dtype)
+        rows, columns = self._shapes[name]
+        return PackedMatrix(self._tensors[name], rows, columns, form)
