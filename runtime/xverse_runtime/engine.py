@@ -21,7 +21,7 @@ from xverse_runtime.errors import (
 from xverse_runtime.generation import Generation
 from xverse_runtime.generation_config import read_end_tokens, read_sampling_defaults
 from xverse_runtime.kv_cache import KVCache
-from xverse_runtime.loading import load_weights
+from xverse_runtime.loading import load_weights, published_name
 from xverse_runtime.model import Decoder
 from xverse_runtime.model_dir import ModelDirectory
 from xverse_runtime.rope import RotaryTable
@@ -115,7 +115,7 @@ class Engine:
             Decoder(model, loaded.weights, kernels, rotary),
             KVCache(model, context_length, loaded.dtype, device),
             text,
-            model_name=model_name or model.source_name or directory.display_name,
+            model_name=model_name or model.source_name or published_name(directory),
             prefill_chunk=config.prefill_chunk or chunk,
             notes=(
                 f"device: {device} ({device_reason})",
@@ -203,7 +203,7 @@ def _load_text_parts(
     directory: ModelDirectory, model: ModelConfig, config: EngineConfig, model_name: str | None
 ) -> _TextParts:
     end_token_ids = tuple(dict.fromkeys(model.eos_token_ids + read_end_tokens(directory)))
-    names = (model_name or "", directory.display_name, model.source_name)
+    names = (model_name or "", published_name(directory), model.source_name)
     chat_format, choice = choose_chat_format(
         directory,
         end_token_ids[0] if end_token_ids else 3,

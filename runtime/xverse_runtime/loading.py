@@ -28,6 +28,13 @@ class LoadedWeights:
     cache_bytes: int
 
 
+def published_name(directory: ModelDirectory) -> str:
+    """What the model is called: a store remembers the name of its source."""
+    if not is_store(directory):
+        return directory.display_name
+    return Manifest.read(directory).source.get("name", directory.display_name)
+
+
 def load_weights(
     directory: ModelDirectory,
     config: ModelConfig,
