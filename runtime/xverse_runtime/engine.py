@@ -11,7 +11,7 @@ import torch
 from xverse_kernels.backend import BackendUnavailableError, KernelBackend, select_backend
 from xverse_runtime.chat_template import ChatFormat
 from xverse_runtime.config import EngineConfig, ModelConfig
-from xverse_runtime.device import select_device
+from xverse_runtime.device import select_device, set_threads
 from xverse_runtime.errors import (
     ContextOverflowError,
     DeviceError,
@@ -104,11 +104,10 @@ class Engine:
         text = _load_text_parts(directory, model, config, model_name)
         device, device_reason = select_device(config.device)
         kernels = _select_kernels(config.backend, device)
-        if config.threads is not None:
-            torch.set_num_threads(config.threads)
         loaded = load_weights(
             directory, model, config.precision, device, context_length, progress or _ignore
         )
+        threads = set_threads(config.threads, loaded.nbytes, device)
         rotary = RotaryTable(model, context_length, device)
         chunk = CPU_PREFILL_CHUNK if device.type == "cpu" else GPU_PREFILL_CHUNK
         return cls(
@@ -120,7 +119,7 @@ class Engine:
             notes=(
                 f"device: {device} ({device_reason})",
                 f"precision: {loaded.precision}",
-                f"kernels: {kernels.name}",
+                f"kernels: {kernels.name}, {threads} CPU thread{'s' if threads > 1 else ''}",
                 f"context: {context_length} tokens, KV cache {loaded.cache_bytes / 2**20:.1f} MiB",
             ),
         )

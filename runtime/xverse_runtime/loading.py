@@ -20,12 +20,14 @@ from xverse_runtime.weights import ModelWeights, assemble_weights
 
 @dataclass(frozen=True)
 class LoadedWeights:
-    """``dtype`` is the activations'; ``precision`` says in words what the weights are."""
+    """``dtype`` is the activations'; ``precision`` says in words what the weights are;
+    ``nbytes`` is what they take as they were published or packed."""
 
     weights: ModelWeights
     dtype: torch.dtype
     precision: str
     cache_bytes: int
+    nbytes: int
 
 
 def published_name(directory: ModelDirectory) -> str:
@@ -80,7 +82,7 @@ def _load_checkpoint(
         progress(LoadProgress(done, total))
 
     weights = assemble_weights(tensors, config, dtype, device, tell)
-    return LoadedWeights(weights, dtype, precision, cache_bytes)
+    return LoadedWeights(weights, dtype, precision, cache_bytes, total)
 
 
 def _load_store(
@@ -108,4 +110,4 @@ def _load_store(
     progress(LoadProgress(total, total))
     parts = manifest.precision
     words = f"experts {made}, attention {parts.attention}, head {parts.head}, maths {dtype_name}"
-    return LoadedWeights(weights, dtype, words, cache_bytes)
+    return LoadedWeights(weights, dtype, words, cache_bytes, total)

@@ -323,3 +323,15 @@ def test_bf16_weights_stay_views_of_the_file() -> None:
     ]
     assert files
     assert "pytorch_model-" in files[0]
+
+
+def test_small_models_compute_in_one_thread_unless_told_otherwise() -> None:
+    before = torch.get_num_threads()
+    try:
+        Engine.load(GOLDEN / "moe-bin", EngineConfig(device="cpu", threads=2))
+        assert torch.get_num_threads() == 2
+        engine = Engine.load(GOLDEN / "moe-bin", EXACT)
+        assert torch.get_num_threads() == 1
+        assert "kernels: reference, 1 CPU thread" in engine.notes
+    finally:
+        torch.set_num_threads(before)
