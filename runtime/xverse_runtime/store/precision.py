@@ -1,7 +1,13 @@
-"""The precisions that users ask for by one word, and what they mean for each part."""
+"""The precisions that users ask for by one word: what they mean for each part, and `auto`."""
 
 from __future__ import annotations
 
+from time import perf_counter
+
+import torch
+
+from xverse_runtime.config import ModelConfig
+from xverse_runtime.store.layout import StoreLayout
 from xverse_runtime.store.manifest import StorePrecision
 
 # Attention suffers most from rounding (the scores go through a softmax) and is a small part of
@@ -11,3 +17,50 @@ PRESETS = {
     "int8": StorePrecision(experts="int8", attention="bf16", head="int8"),
     "int4": StorePrecision(experts="int4", attention="int8", head="int8"),
 }
+READING_SPEED = 15.0  # tokens per second
+PROBE_BYTES = 2**28
+
+
+def bytes_per_token(config: ModelConfig, precision: StorePrecision) -> int:
+    """Weight bytes that one decoded token reads: chosen and shared experts, attention, head."""
+    layout = StoreLayout(config, precision)
+    active = config.top_k + config.num_shared_experts if config.is_moe else 1
+    hidden, kv_width = config.hidden_size, config.num_kv_heads * config.head_dim
+    attention = precision.attention_form
+    per_layer = (
+        active * layout.expert_layout.block_bytes
+        + 2 * attention.matrix_bytes(hidden, hidden)
+        + 2 * attention.matrix_bytes(kv_width, hidden)
+    )
+    head = precision.head_form.matrix_bytes(config.vocab_size, hidden)
+    return config.num_layers * per_layer + head
+
+
+def choose_precision(config: ModelConfig, read_bandwidth: float) -> tuple[str, float]:
+    """The highest precision predicted at reading speed or faster, else int4.
+
+    Decoding is bound by reading weights: tokens per second = bandwidth / bytes per token.
+
+    Args:
+        config: the model's.
+        read_bandwidth: bytes per second.
+
+    Returns:
+        Name of the preset, and the tokens per second predicted for it.
+    """
+    rates = {
+        name: read_bandwidth / bytes_per_token(config, preset) for name, preset in PRESETS.items()
+    }
+    name = next((name for name in PRESETS if rates[name] >= READING_SPEED), "int4")
+    return name, rates[name]
+
+
+def measure_read_bandwidth() -> float:
+    """Bytes per second at which this machine's processor reads memory: the best of a few sums."""
+    words = torch.ones(PROBE_BYTES // 8, dtype=torch.int64)
+    best = float("inf")
+    for _ in range(4):
+        started = perf_counter()
+        words.sum()
+        best = min(best, perf_counter() - started)
+    return PROBE_BYTES / best
