@@ -1,0 +1,1 @@
+"""The `xverse` command: terminal, settings and downloads on top of the runtime."""

@@ -1,0 +1,77 @@
+"""What the commands need from outside: streams, environment, and a way to load a model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from xverse_cli.messages import text
+from xverse_cli.settings import Settings, load_settings, misspelt_variables
+from xverse_cli.streams import Streams
+
+if TYPE_CHECKING:
+    from xverse_cli.models.find import FoundModel
+    from xverse_runtime.types import ProgressCallback, TextGenerator
+
+Loader: TypeAlias = "Callable[[FoundModel, Settings, ProgressCallback], TextGenerator]"
+
+
+def load_engine(model: FoundModel, settings: Settings, progress: ProgressCallback) -> TextGenerator:
+    """Load ``model`` into the engine of this machine."""
+    from xverse_runtime.config import EngineConfig
+    from xverse_runtime.engine import Engine
+
+    config = EngineConfig(
+        device=settings.device,
+        precision=settings.precision,
+        context_length=settings.context,
+        chat_template=settings.chat_template,
+        threads=settings.threads,
+    )
+    return Engine.load(model.path, config, model_name=model.name, progress=progress)
+
+
+@dataclass(frozen=True)
+class Host:
+    """The outside of one run; tests put their own in its place."""
+
+    streams: Streams
+    environ: Mapping[str, str]
+    load: Loader = load_engine
+
+    def settings(self, flags: Mapping[str, object]) -> Settings:
+        """The settings in effect; says when the environment holds a likely misspelling."""
+        for name, nearest in misspelt_variables(self.environ):
+            self.streams.warn(text("settings.misspelt", name=name, nearest=nearest))
+        return load_settings(flags, self.environ)
+
+    def load_model(self, settings: Settings) -> Loaded:
+        """Find and load the model, with a progress bar where someone is watching."""
+        from xverse_cli.models.find import find_model
+        from xverse_cli.render.progress import loading_bar
+
+        started = time.perf_counter()
+        model = find_model(settings.model)
+        watched = self.streams.stderr_is_terminal and self.streams.verbosity >= 0
+        with loading_bar(settings.model, self.streams.stderr if watched else None) as progress:
+            engine = self.load(model, settings, progress)
+        return Loaded(engine, time.perf_counter() - started)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to generate, and how long that took."""
+
+    engine: TextGenerator
+    load_s: float
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a command line asks for. Typer parses; the job runs outside it, at the error boundary,
+    because Typer turns broken pipes and Ctrl-C into exit codes of its own."""
+
+    run: Callable[[Host], int]
+    verbosity: int = 0

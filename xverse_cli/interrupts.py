@@ -1,0 +1,70 @@
+"""Ctrl-C and SIGTERM: while a reply is generated they set its cancel flag."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from xverse_runtime.types import CancelFlag
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: like Ctrl-C, but a conversation ends too."""
+
+
+@contextmanager
+def terminate_by_exception() -> Iterator[None]:
+    """Let SIGTERM unwind the program as Ctrl-C does, so that the terminal is restored."""
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    with _handlers({signal.SIGTERM: terminate}):
+        yield
+
+
+@contextmanager
+def cancel_on_signal(flag: CancelFlag, *, second_kills: bool) -> Iterator[None]:
+    """Set ``flag`` on the first Ctrl-C or SIGTERM.
+
+    The second one kills the process where that is wanted, even inside a long computation;
+    otherwise it is a `KeyboardInterrupt`, and SIGTERM becomes `Terminated` in the end.
+    """
+
+    terminated = False
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal terminated
+        terminated = terminated or number == signal.SIGTERM
+        if flag.is_set():
+            raise Terminated if terminated else KeyboardInterrupt
+        flag.set()
+        if second_kills:
+            signal.signal(number, signal.SIG_DFL)
+
+    with _handlers({signal.SIGINT: handle, signal.SIGTERM: handle}):
+        yield
+    if terminated and not second_kills:
+        raise Terminated
+
+
+@contextmanager
+def _handlers(wanted: dict[signal.Signals, Any]) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may, and only it receives signals
+        return
+    before = {number: signal.getsignal(number) for number in wanted}
+    # A signal the parent has switched off (nohup, a background job) stays off.
+    active = {number: old for number, old in before.items() if old is not signal.SIG_IGN}
+    try:
+        for number in active:
+            signal.signal(number, wanted[number])
+        yield
+    finally:
+        for number, old in active.items():
+            signal.signal(number, signal.SIG_DFL if old is None else old)

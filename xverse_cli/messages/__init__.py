@@ -1,0 +1,74 @@
+"""The catalogue: every text that users read, looked up by key and filled with parameters.
+
+A language is one module here with the tables ``TEXTS`` (key to text) and ``ERRORS`` (error code
+to message and hint). Texts are formatted by ``str.format``; a parameter that a text does not get
+shows as ``?`` rather than failing while an error is being reported.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from xverse_cli.render.sanitize import sanitize
+from xverse_runtime.errors import XverseError
+
+LANGUAGES = ("en",)
+_MOST_ITEMS = 5
+
+_catalogue: Any = importlib.import_module("xverse_cli.messages.en")
+
+
+def use(language: str) -> None:
+    """Word everything in ``language`` from now on; English where there is no such catalogue."""
+    global _catalogue
+    name = language if language in LANGUAGES else "en"
+    _catalogue = importlib.import_module(f"xverse_cli.messages.{name}")
+
+
+def text(key: str, **params: object) -> str:
+    """The text of ``key`` in the language in use."""
+    template: str = _catalogue.TEXTS[key]
+    return _fill(template, params) if params else template
+
+
+def error_text(error: XverseError) -> tuple[str, str]:
+    """Message and hint of an error; the hint may be empty, an unknown code is shown as it is."""
+    entry = _catalogue.ERRORS.get(error.code)
+    if entry is None:
+        return sanitize(str(error)), ""
+    message, hint = entry
+    return _fill(message, error.params), _fill(hint, error.params)
+
+
+class _Printable(dict[str, str]):
+    def __missing__(self, key: str) -> str:
+        return "?"
+
+
+def _fill(template: str, params: Mapping[str, object]) -> str:
+    printable = _Printable({key: _worded(key, value) for key, value in params.items()})
+    return template.format_map(printable)
+
+
+def _worded(key: str, value: object) -> str:
+    if key.endswith("_bytes") and isinstance(value, (int, float)):
+        return size(value)
+    if isinstance(value, str):
+        return sanitize(value)
+    if isinstance(value, Iterable) and not isinstance(value, (bytes, Mapping)):
+        items = [sanitize(str(item)) for item in value]
+        more = len(items) - _MOST_ITEMS
+        listed = ", ".join(items[:_MOST_ITEMS])
+        return listed + text("list.more", count=more) if more > 0 else listed or text("list.none")
+    return sanitize(str(value))
+
+
+def size(count: float) -> str:
+    """A number of bytes for people: ``7.5 GiB``."""
+    for unit in ("bytes", "KiB", "MiB"):
+        if abs(count) < 1024:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"

@@ -1,0 +1,1 @@
+"""Models on this machine: finding them; later pulling, verifying, listing, removing."""

@@ -1,0 +1,60 @@
+"""Turns what `--model` names into a directory on this machine. Never the network."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from xverse_cli.models.hub_cache import find_snapshot
+from xverse_runtime.errors import ModelNotFoundError
+
+DEMO = "demo"
+_HUB_ID = re.compile(r"(?P<repo>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w][\w./-]*))?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class FoundModel:
+    """A model directory; ``name`` is what users call it, ``None`` where the directory says it."""
+
+    path: Path
+    name: str | None = None
+
+
+def find_model(model: str) -> FoundModel:
+    """The directory of ``model``: ``demo``, a local directory, or a Hub id in the Hub's cache.
+
+    A local directory goes before a Hub id of the same spelling.
+
+    Raises:
+        ModelNotFoundError: ``model.is_a_file``, ``model.no_such_directory``, ``model.not_cached``,
+            ``model.no_such_revision``, ``model.incomplete_download`` or ``model.unknown_name``.
+    """
+    if model == DEMO:
+        from xverse_runtime.demo import demo_directory
+
+        return FoundModel(demo_directory(), DEMO)
+    path = Path(os.path.abspath(os.path.expanduser(model)))
+    if os.path.isdir(path):  # unlike pathlib's, it takes every name a user may come up with
+        return FoundModel(path)
+    if os.path.exists(path):
+        raise ModelNotFoundError("model.is_a_file", path=path, parent=path.parent)
+    if _looks_local(model):
+        raise ModelNotFoundError("model.no_such_directory", path=path)
+    match = _HUB_ID.fullmatch(model)
+    if match is None or ".." in model:
+        raise ModelNotFoundError("model.unknown_name", model=model)
+    repo = match["repo"]
+    return FoundModel(find_snapshot(repo, match["revision"] or "main"), repo)
+
+
+def _looks_local(model: str) -> bool:
+    separators = {os.sep, os.altsep} - {None, "/"}
+    return (
+        model.startswith((".", "/", "~"))
+        or any(separator in model for separator in separators if separator)
+        or model.split("@")[0].count("/") > 1
+        or model.endswith("/")
+        or re.match(r"[A-Za-z]:", model) is not None
+    )

@@ -1,0 +1,83 @@
+"""Looks a model up in the Hugging Face cache, where other tools may have downloaded it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from xverse_runtime.errors import ModelNotFoundError
+
+_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+_SINGLES = ("model.safetensors", "pytorch_model.bin")
+
+
+def find_snapshot(repo: str, revision: str) -> Path:
+    """The complete snapshot of ``repo`` at a branch, tag or commit.
+
+    Raises:
+        ModelNotFoundError: ``model.not_cached``, ``model.no_such_revision`` or
+            ``model.incomplete_download``.
+    """
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    folder = Path(HF_HUB_CACHE) / ("models--" + repo.replace("/", "--"))
+    if not (folder / "snapshots").is_dir():
+        raise ModelNotFoundError("model.not_cached", model=repo, path=_from_home(HF_HUB_CACHE))
+    snapshot = folder / "snapshots" / _commit(folder, revision)
+    if not snapshot.is_dir():
+        present = _revisions(folder)
+        raise ModelNotFoundError(
+            "model.no_such_revision", model=repo, revision=revision, present=present
+        )
+    missing = missing_files(snapshot)
+    if missing:
+        raise ModelNotFoundError(
+            "model.incomplete_download", model=repo, names=missing, path=snapshot
+        )
+    return snapshot
+
+
+def _from_home(path: str) -> str:
+    """``path`` as people write it, from ``~`` on where it is at home."""
+    try:
+        return str("~" / Path(path).relative_to(Path.home()))
+    except (ValueError, RuntimeError):
+        return path
+
+
+def missing_files(snapshot: Path) -> list[str]:
+    """Names of the files without which nothing can be loaded; empty when all are there."""
+    missing = [] if (snapshot / "config.json").is_file() else ["config.json"]
+    for name in _INDEXES:
+        if (snapshot / name).is_file():
+            return missing + [
+                shard for shard in _shards(snapshot / name) if not (snapshot / shard).is_file()
+            ]
+    if not any((snapshot / name).is_file() for name in _SINGLES):
+        missing.append(_SINGLES[0])
+    return missing
+
+
+def _shards(index: Path) -> list[str]:
+    """The plain file names an index lists; what is wrong with it, the runtime will say."""
+    try:
+        weight_map = json.loads(index.read_bytes())["weight_map"]
+        names = {name for name in weight_map.values() if isinstance(name, str)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
+    return sorted(name for name in names if Path(name).name == name)
+
+
+def _commit(folder: Path, revision: str) -> str:
+    try:
+        commit = (folder / "refs" / revision).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        commit = revision
+    return commit if Path(commit).name == commit else "?"  # a name, never a way out of the folder
+
+
+def _revisions(folder: Path) -> list[str]:
+    refs = folder / "refs"
+    named = [path.relative_to(refs).as_posix() for path in refs.rglob("*") if path.is_file()]
+    commits = [path.name for path in (folder / "snapshots").iterdir() if path.is_dir()]
+    return sorted(named) or sorted(commits)

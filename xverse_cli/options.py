@@ -1,0 +1,66 @@
+"""The options that commands share, as annotations. Their values are read by `values`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from xverse_cli.messages import text
+from xverse_cli.settings import SETTINGS
+from xverse_cli.streams import QUIET
+
+T = TypeVar("T")
+
+
+def read_with(reader: Callable[[object], T]) -> Callable[[str], T]:
+    """A parser for Typer whose error names the option and what was expected."""
+
+    def parse(value: str) -> T:
+        try:
+            return reader(value)
+        except ValueError as error:
+            problem = text("expected.not", value=value, expected=str(error))
+            raise typer.BadParameter(problem) from None
+
+    return parse
+
+
+def setting(key: str, metavar: str, *names: str) -> Any:
+    """The option of a setting; it has no default of its own, so that lower layers show through."""
+    option = "--" + key.replace("_", "-")
+    return typer.Option(
+        option,
+        *names,
+        parser=read_with(SETTINGS[key]),
+        metavar=metavar,
+        help=text(f"help.{key}"),
+        show_default=False,
+    )
+
+
+Model = Annotated[str | None, setting("model", "MODEL", "-m")]
+Device = Annotated[str | None, setting("device", "DEVICE")]
+Precision = Annotated[str | None, setting("precision", "PRECISION")]
+Context = Annotated[int | None, setting("context", "TOKENS")]
+ChatTemplate = Annotated[str | None, setting("chat_template", "TEMPLATE")]
+Threads = Annotated[int | None, setting("threads", "N")]
+System = Annotated[str | None, setting("system", "TEXT")]
+Temperature = Annotated[float | None, setting("temperature", "T")]
+TopK = Annotated[int | None, setting("top_k", "K")]
+TopP = Annotated[float | None, setting("top_p", "P")]
+MinP = Annotated[float | None, setting("min_p", "P")]
+RepetitionPenalty = Annotated[float | None, setting("repetition_penalty", "R")]
+MaxTokens = Annotated[int | None, setting("max_tokens", "N")]
+Seed = Annotated[int | None, setting("seed", "N")]
+Verbose = Annotated[
+    int,
+    typer.Option("-v", "--verbose", count=True, help=text("help.verbose"), show_default=False),
+]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help=text("help.quiet"))]
+
+
+def verbosity(verbose: int, quiet: bool) -> int:
+    """How much to say on stderr."""
+    return QUIET if quiet else verbose

@@ -1,0 +1,1 @@
+"""What reaches the terminal and the pipe. Knows nothing of the engine."""

@@ -1,0 +1,52 @@
+"""What `-v` says on stderr about a model and a reply, and what every user should know."""
+
+from __future__ import annotations
+
+from xverse_cli.generation import Reply
+from xverse_cli.host import Loaded
+from xverse_cli.messages import text
+from xverse_cli.render.statistics import statistics_line
+from xverse_cli.streams import Streams
+from xverse_runtime.types import TemplateChoice, TextGenerator
+
+_REASONS = {
+    "template.requested",
+    "template.tokenizer_config",
+    "template.jinja_file",
+    "template.modeling_file",
+    "template.chat_name",
+    "template.base_model",
+}
+
+
+def report_model(loaded: Loaded, streams: Streams) -> None:
+    """How the model was loaded: template, device, precision and why."""
+    engine = loaded.engine
+    streams.say(text("load.done", model=engine.model_name, seconds=f"{loaded.load_s:.1f}"), level=1)
+    streams.say(_template_line(engine.template_choice), level=1)
+    for note in engine.notes:
+        streams.say(note, level=1)
+
+
+def report_reply(
+    reply: Reply, engine: TextGenerator, streams: Streams, *, limit_chosen: bool
+) -> None:
+    """Why a reply ended before the model was done, and its statistics.
+
+    Args:
+        limit_chosen: the user chose the limit, so that reaching it is no news.
+    """
+    last = reply.last
+    if last.truncated:
+        streams.warn(text("reply.truncated", context_length=engine.context_length))
+    elif last.finish_reason == "length":
+        streams.say(
+            text("reply.length", tokens=len(reply.token_ids)), level=1 if limit_chosen else 0
+        )
+    streams.say(statistics_line(last.usage, last.timings), level=1)
+
+
+def _template_line(choice: TemplateChoice) -> str:
+    key = choice.reason if choice.reason in _REASONS else "template.other_reason"
+    reason = text(key, reason=choice.reason, source=choice.source)
+    return text("template.chosen", name=choice.name, reason=reason)

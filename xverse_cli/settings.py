@@ -1,0 +1,169 @@
+"""What the user has set: flags > `XVERSE_*` environment > TOML file > defaults.
+
+The only reader of the environment. Every setting stands in `SETTINGS`; command line, environment
+and file share its readers, so that a bad value is the same clear error wherever it comes from.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xverse_cli.messages import text
+from xverse_cli.values import Reader, choice, integer, number, switch, words
+from xverse_runtime.errors import UsageError
+
+PREFIX = "XVERSE_"
+DEFAULT_MODEL = "xverse/XVERSE-MoE-A4.2B-Chat"
+
+SETTINGS: dict[str, Reader] = {
+    "model": words,
+    "device": choice("auto", "cpu", "cuda"),
+    "precision": choice("auto", "fp32", "bf16", "fp16", "int8", "int4"),
+    "context": integer(1),
+    "chat_template": words,
+    "threads": integer(1, 4096),
+    "system": words,
+    "temperature": number(0),
+    "top_k": integer(0),
+    "top_p": number(0, 1, above_minimum=True),
+    "min_p": number(0, 1),
+    "repetition_penalty": number(0, above_minimum=True),
+    "max_tokens": integer(1),
+    "seed": integer(0),
+}
+
+# Variables beside the settings themselves.
+CONFIG_VARIABLE = "XVERSE_CONFIG"
+LANGUAGE_VARIABLE = "XVERSE_LANG"
+DEBUG_VARIABLE = "XVERSE_DEBUG"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of one run; ``None`` leaves a value to the model or the runtime."""
+
+    model: str = DEFAULT_MODEL
+    device: str = "auto"
+    precision: str = "auto"
+    context: int | None = None
+    chat_template: str | None = None
+    threads: int | None = None
+    system: str | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    max_tokens: int | None = None
+    seed: int | None = None
+
+
+def load_settings(flags: Mapping[str, object], environ: Mapping[str, str]) -> Settings:
+    """The settings in effect.
+
+    Args:
+        flags: values read from the command line; ``None`` and names that are no settings are
+            passed over.
+        environ: the environment.
+
+    Raises:
+        UsageError: ``settings.bad_value``, ``settings.unknown_key``, ``settings.file_unreadable``
+            or ``settings.file_invalid``.
+    """
+    given = {key: value for key, value in flags.items() if key in SETTINGS and value is not None}
+    merged: dict[str, Any] = {**_from_file(environ), **_from_environment(environ), **given}
+    return Settings(**merged)
+
+
+def variable(key: str) -> str:
+    """The environment variable of a setting."""
+    return PREFIX + key.upper()
+
+
+def language(environ: Mapping[str, str]) -> str:
+    """The language asked for by `XVERSE_LANG`; English when it is not set."""
+    return environ.get(LANGUAGE_VARIABLE, "").strip().lower()[:2] or "en"
+
+
+def debug(environ: Mapping[str, str]) -> bool:
+    """Whether unexpected errors show their traceback."""
+    return switch(environ.get(DEBUG_VARIABLE, ""))
+
+
+def config_file(environ: Mapping[str, str]) -> Path:
+    """The settings file: `XVERSE_CONFIG`, else ``config.toml`` in the platform's place."""
+    if named := environ.get(CONFIG_VARIABLE):
+        return Path(named).expanduser()
+    from platformdirs import user_config_path
+
+    return user_config_path("xverse", appauthor=False) / "config.toml"
+
+
+def state_dir() -> Path:
+    """Where the history of the chat is kept."""
+    from platformdirs import user_state_path
+
+    return user_state_path("xverse", appauthor=False)
+
+
+def misspelt_variables(environ: Mapping[str, str]) -> list[tuple[str, str]]:
+    """`XVERSE_*` variables that are none of ours but nearly are, with the likely one."""
+    known = [variable(key) for key in SETTINGS]
+    known += [CONFIG_VARIABLE, LANGUAGE_VARIABLE, DEBUG_VARIABLE]
+    unknown = [name for name in environ if name.startswith(PREFIX) and name not in known]
+    if not unknown:
+        return []
+    from difflib import get_close_matches
+
+    guesses = [(name, get_close_matches(name, known, 1, 0.8)) for name in sorted(unknown)]
+    return [(name, guess[0]) for name, guess in guesses if guess]
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, object]:
+    named = {key: environ.get(variable(key), "") for key in SETTINGS}
+    return {key: _read(key, value, variable(key)) for key, value in named.items() if value}
+
+
+def _from_file(environ: Mapping[str, str]) -> dict[str, object]:
+    # Part of Python from 3.11 on; imported here because help does not need it.
+    tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    path = config_file(environ)
+    try:
+        table = tomllib.loads(path.read_bytes().decode("utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        if environ.get(CONFIG_VARIABLE):
+            detail = text("settings.no_such_file")
+            raise UsageError("settings.file_unreadable", path=path, detail=detail) from None
+        return {}
+    except OSError as error:
+        detail = error.strerror or str(error)
+        raise UsageError("settings.file_unreadable", path=path, detail=detail) from None
+    except ValueError as error:  # not UTF-8, or not TOML
+        raise UsageError("settings.file_invalid", path=path, detail=str(error)) from None
+    for key in table:
+        if key not in SETTINGS:
+            raise _unknown_key(key, path)
+    return {key: _read(key, value, f"{key} ({path})") for key, value in table.items()}
+
+
+def _unknown_key(key: str, path: Path) -> UsageError:
+    from difflib import get_close_matches
+
+    guess = get_close_matches(key.replace("-", "_"), SETTINGS, 1)
+    if guess:
+        return UsageError("settings.unknown_key_near", key=key, path=path, nearest=guess[0])
+    return UsageError("settings.unknown_key", key=key, path=path, known=", ".join(SETTINGS))
+
+
+def _read(key: str, value: object, where: str) -> object:
+    try:
+        return SETTINGS[key](value)
+    except ValueError as error:
+        raise UsageError(
+            "settings.bad_value", where=where, value=value, expected=str(error)
+        ) from None

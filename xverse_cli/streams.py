@@ -1,0 +1,107 @@
+"""The process's three streams: stdout for data, stderr for everything else, stdin as bytes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import BinaryIO, TextIO
+
+from xverse_cli.render.sanitize import sanitize
+
+QUIET = -1
+
+
+@dataclass
+class Streams:
+    """Where a run reads and writes, and how much it says on stderr.
+
+    Args:
+        stdin: ``None`` when there is none (closed, or a windowed program).
+        verbosity: -1 quiet (errors only), 0 normal, 1 and more for ``-v``.
+    """
+
+    stdin: TextIO | None
+    stdout: TextIO
+    stderr: TextIO
+    verbosity: int = 0
+
+    def error(self, text: str) -> None:
+        """Say ``text`` on stderr whatever the verbosity, without breaking its lines."""
+        # A message must not raise where errors are being reported, so a lost stderr is passed over.
+        with suppress(OSError, ValueError):
+            print(sanitize(text), file=self.stderr, flush=True)
+
+    def say(self, text: str, *, level: int = 0) -> None:
+        """Remark on something from verbosity ``level`` on."""
+        if self.verbosity >= level:
+            self._remark(text, "dim")
+
+    def warn(self, text: str) -> None:
+        """Say what the user should not miss, unless asked to be quiet."""
+        if self.verbosity > QUIET:
+            self._remark(text, "yellow")
+
+    def _remark(self, text: str, style: str) -> None:
+        if not self.stderr_is_terminal:
+            self.error(text)
+            return
+        from xverse_cli.render.remark import print_remark
+
+        with suppress(OSError, ValueError):
+            print_remark(sanitize(text), style, self.stderr)
+
+    def write_data(self, text: str) -> None:
+        """Write ``text`` to stdout at once, as UTF-8 and otherwise unaltered."""
+        self.stdout.flush()
+        self.stdout.buffer.write(text.encode("utf-8", "replace"))
+        self.stdout.buffer.flush()
+
+    @property
+    def stdin_is_terminal(self) -> bool:
+        return is_terminal(self.stdin)
+
+    @property
+    def stdout_is_terminal(self) -> bool:
+        return is_terminal(self.stdout)
+
+    @property
+    def stderr_is_terminal(self) -> bool:
+        return is_terminal(self.stderr)
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether ``stream`` is an open terminal."""
+    return stream is not None and not stream.closed and stream.isatty()
+
+
+def standard_streams() -> Streams:
+    """The process's own streams, made unable to fail on a character.
+
+    A pipe gets UTF-8 whatever the locale; a terminal keeps its own encoding, and what it cannot
+    show is replaced.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None and hasattr(stream, "reconfigure"):
+            encoding = stream.encoding if is_terminal(stream) else "utf-8"
+            stream.reconfigure(encoding=encoding, errors="replace")
+    return Streams(sys.stdin, sys.stdout or _nowhere(), sys.stderr or _nowhere())
+
+
+def abandon_stdout(streams: Streams) -> None:
+    """Point stdout nowhere: what is left in its buffer must not fail again when Python exits."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, streams.stdout.fileno())
+        os.close(nowhere)
+
+
+def _nowhere() -> TextIO:
+    return open(os.devnull, "w", encoding="utf-8")
+
+
+def read_all(stream: TextIO) -> bytes:
+    """Everything that ``stream`` still holds, as bytes."""
+    binary: BinaryIO = stream.buffer
+    return binary.read()
