@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TextIO, TypeAlias
 
 from xverse_cli.messages import text
 from xverse_cli.settings import Settings, load_settings, misspelt_variables
@@ -47,15 +47,21 @@ class Host:
             self.streams.warn(text("settings.misspelt", name=name, nearest=nearest))
         return load_settings(flags, self.environ)
 
+    @property
+    def watched_stderr(self) -> TextIO | None:
+        """stderr for a progress bar, where someone is watching it."""
+        watched = self.streams.stderr_is_terminal and self.streams.verbosity >= 0
+        return self.streams.stderr if watched else None
+
     def load_model(self, settings: Settings) -> Loaded:
         """Find and load the model, with a progress bar where someone is watching."""
         from xverse_cli.models.find import find_model
-        from xverse_cli.render.progress import loading_bar
+        from xverse_cli.render.progress import byte_bar
 
         started = time.perf_counter()
-        model = find_model(settings.model)
-        watched = self.streams.stderr_is_terminal and self.streams.verbosity >= 0
-        with loading_bar(settings.model, self.streams.stderr if watched else None) as progress:
+        model = find_model(settings.model, settings.precision)
+        description = text("load.progress", model=settings.model)
+        with byte_bar(description, self.watched_stderr) as progress:
             engine = self.load(model, settings, progress)
         return Loaded(engine, time.perf_counter() - started)
 

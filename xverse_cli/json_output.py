@@ -10,7 +10,6 @@ from typing import Any
 
 from xverse_cli.generation import Reply, sampling_settings
 from xverse_cli.host import Loaded
-from xverse_cli.settings import Settings
 from xverse_runtime.types import SamplingParams, TokenLogprob
 
 # Inside JSON these only occur within strings, where an escape means the same character.
@@ -19,7 +18,6 @@ _UNSAFE = re.compile("[\x7f-\x9f\u061c\u2028\u2029\u202a-\u202e\u2066-\u2069\ud8
 
 def reply_object(
     loaded: Loaded,
-    settings: Settings,
     params: SamplingParams,
     prompt_ids: Sequence[int],
     reply: Reply,
@@ -45,8 +43,8 @@ def reply_object(
         },
         "settings": {
             **sampling_settings(params, last.seed),
-            "device": settings.device,
-            "precision": settings.precision,
+            "device": engine.device,
+            "precision": engine.precision,
             "chat_template": engine.template_choice.name,
         },
         "truncated": last.truncated,

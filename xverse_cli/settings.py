@@ -111,6 +111,13 @@ def state_dir() -> Path:
     return user_state_path("xverse", appauthor=False)
 
 
+def data_dir() -> Path:
+    """Where converted models are kept."""
+    from platformdirs import user_data_path
+
+    return user_data_path("xverse", appauthor=False)
+
+
 def misspelt_variables(environ: Mapping[str, str]) -> list[tuple[str, str]]:
     """`XVERSE_*` variables that are none of ours but nearly are, with the likely one."""
     known = [variable(key) for key in SETTINGS]

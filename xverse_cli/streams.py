@@ -52,6 +52,12 @@ class Streams:
         with suppress(OSError, ValueError):
             print_remark(sanitize(text), style, self.stderr)
 
+    def confirm(self, question: str) -> bool:
+        """Ask on stderr; only a line that begins with y or Y on standard input is a yes."""
+        print(sanitize(question), end=" ", file=self.stderr, flush=True)
+        answer = self.stdin.readline() if self.stdin is not None else ""
+        return answer.strip().lower().startswith("y")
+
     def write_data(self, text: str) -> None:
         """Write ``text`` to stdout at once, as UTF-8 and otherwise unaltered."""
         self.stdout.flush()

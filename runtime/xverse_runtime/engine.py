@@ -64,6 +64,8 @@ class Engine:
         text: _TextParts,
         *,
         model_name: str,
+        device: str,
+        precision: str,
         prefill_chunk: int,
         notes: tuple[str, ...],
     ) -> None:
@@ -73,6 +75,8 @@ class Engine:
         self._prefill_chunk = prefill_chunk
         self._running: Generator[GenerationChunk, None, None] | None = None
         self.model_name = model_name
+        self.device = device
+        self.precision = precision
         self.notes = notes
 
     @classmethod
@@ -115,10 +119,12 @@ class Engine:
             KVCache(model, context_length, loaded.dtype, device),
             text,
             model_name=model_name or model.source_name or published_name(directory),
+            device=str(device),
+            precision=loaded.precision,
             prefill_chunk=config.prefill_chunk or chunk,
             notes=(
                 f"device: {device} ({device_reason})",
-                f"precision: {loaded.precision}",
+                f"precision: {loaded.parts}",
                 f"kernels: {kernels.name}, {threads} CPU thread{'s' if threads > 1 else ''}",
                 f"context: {context_length} tokens, KV cache {loaded.cache_bytes / 2**20:.1f} MiB",
             ),

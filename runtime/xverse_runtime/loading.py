@@ -20,12 +20,13 @@ from xverse_runtime.weights import ModelWeights, assemble_weights
 
 @dataclass(frozen=True)
 class LoadedWeights:
-    """``dtype`` is the activations'; ``precision`` says in words what the weights are;
-    ``nbytes`` is what they take as they were published or packed."""
+    """``dtype`` is the activations'; ``precision`` that of the weights, ``parts`` the same in more
+    words; ``nbytes`` is what they take as they were published or packed."""
 
     weights: ModelWeights
     dtype: torch.dtype
     precision: str
+    parts: str
     cache_bytes: int
     nbytes: int
 
@@ -82,7 +83,7 @@ def _load_checkpoint(
         progress(LoadProgress(done, total))
 
     weights = assemble_weights(tensors, config, dtype, device, tell)
-    return LoadedWeights(weights, dtype, precision, cache_bytes, total)
+    return LoadedWeights(weights, dtype, precision, precision, cache_bytes, total)
 
 
 def _load_store(
@@ -110,4 +111,4 @@ def _load_store(
     progress(LoadProgress(total, total))
     parts = manifest.precision
     words = f"experts {made}, attention {parts.attention}, head {parts.head}, maths {dtype_name}"
-    return LoadedWeights(weights, dtype, words, cache_bytes, total)
+    return LoadedWeights(weights, dtype, made, words, cache_bytes, total)

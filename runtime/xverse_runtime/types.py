@@ -151,6 +151,14 @@ class TextGenerator(Protocol):
     def template_choice(self) -> TemplateChoice: ...
 
     @property
+    def device(self) -> str:
+        """Where the model runs, as torch writes it: ``cpu``, ``cuda:0``."""
+
+    @property
+    def precision(self) -> str:
+        """Of the weights: ``fp32``, ``bf16``, ``fp16``, ``int8`` or ``int4``."""
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """Technical remarks for ``-v``: device, precision, kernel backend and why."""
 

@@ -39,6 +39,8 @@ class FakeEngine:
     deaf: bool = False
     template: str = "human-assistant"
     model_name: str = "fake"
+    device: str = "imaginary:0"
+    precision: str = "bf16"
     notes: tuple[str, ...] = ("device: imaginary",)
     default_sampling: SamplingParams = field(
         default_factory=lambda: SamplingParams(temperature=0.5, top_k=30, max_new_tokens=100)

@@ -17,12 +17,7 @@ from tests.cli.pseudo_terminal import PseudoTerminal
 @pytest.fixture
 def program_env(repository: Path) -> dict[str, str]:
     folders = (repository, repository / "runtime", repository / "kernels")
-    # One thread: on a busy machine, threads that wait for each other are many times slower.
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(map(str, folders)),
-        "XVERSE_THREADS": "1",
-    }
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders))}
 
 
 def xverse(*argv: str, stdin: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:

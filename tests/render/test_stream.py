@@ -7,7 +7,7 @@ from typing import TextIO
 
 import pytest
 
-from xverse_cli.render.progress import loading_bar
+from xverse_cli.render.progress import byte_bar
 from xverse_cli.render.remark import print_remark
 from xverse_cli.render.statistics import statistics_line
 from xverse_cli.render.stream import PlainSink, TerminalSink, TokenSink, reply_sink
@@ -106,25 +106,25 @@ def test_remarks_wrap_between_words(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [line.strip() for line in lines] == ["one two", "three [x]", "four"]
 
 
-def test_the_loading_bar_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_byte_bar_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     stream = Terminal(io.BytesIO(), encoding="utf-8")
-    with loading_bar("[model]", stream) as progress:
+    with byte_bar("[model]", stream) as progress:
         progress(LoadProgress(1, 2))
     text = shown(stream).decode()
-    assert "Loading [model]" in text
+    assert "[model]" in text
     assert text.endswith("\x1b[2K")  # the line is erased
     assert "\x1b[?25h" in text  # the cursor is back
 
 
-def test_the_loading_bar_on_a_dumb_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_byte_bar_on_a_dumb_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
     stream = Terminal(io.BytesIO(), encoding="utf-8")
-    with loading_bar("m", stream) as progress:
+    with byte_bar("m", stream) as progress:
         progress(LoadProgress(1, 2))
-    assert shown(stream) == b"Loading m\n"
+    assert shown(stream) == b"m\n"
 
 
-def test_no_loading_bar_without_a_terminal() -> None:
-    with loading_bar("m", None) as progress:
+def test_no_byte_bar_without_a_terminal() -> None:
+    with byte_bar("m", None) as progress:
         progress(LoadProgress(1, 2))

@@ -130,7 +130,7 @@ def run(request: Request, host: Host) -> int:
     if request.as_json:
         from xverse_cli.json_output import reply_object, to_json
 
-        result = reply_object(loaded, settings, params, prompt_ids, reply)
+        result = reply_object(loaded, params, prompt_ids, reply)
         host.streams.write_data(to_json(result) + "\n")
     limit_chosen = settings.max_tokens is not None
     report_reply(reply, engine, host.streams, limit_chosen=limit_chosen)

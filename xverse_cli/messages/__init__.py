@@ -15,7 +15,7 @@ from xverse_cli.render.sanitize import sanitize
 from xverse_runtime.errors import XverseError
 
 LANGUAGES = ("en",)
-_MOST_ITEMS = 5
+_MOST_ITEMS = 20
 
 _catalogue: Any = importlib.import_module("xverse_cli.messages.en")
 

@@ -62,6 +62,28 @@ TEXTS: dict[str, str] = {
     "help.repetition_penalty": "Make tokens that have occurred less likely; 1 is off.",
     "help.max_tokens": "Most tokens of a reply.",
     "help.seed": "Seed of the random choices; the same seed gives the same reply.",
+    # Stores.
+    "help.convert": "Make a store of packed weights: it opens in seconds and takes less memory."
+    " The published files stay as they are.",
+    "help.verify": "Read every byte of a converted model and compare it with what was written.",
+    "help.model_argument": "A Hub id or a model directory.",
+    "help.convert_precision": "bf16, int8, int4, or auto: the highest that is predicted to run at"
+    " reading speed on this machine.",
+    "help.convert_attention": "Another format for the attention: bf16, int8 or int4.",
+    "help.convert_head": "Another format for the output layer: bf16, int8 or int4.",
+    "help.convert_output": "Where the store goes; otherwise where xverse finds it by the Hub id.",
+    "help.convert_threads": "How many experts are packed at a time; otherwise one a processor.",
+    "help.delete_source": "Delete the published weights afterwards, once the store is verified."
+    " Asks first.",
+    "help.yes": "Do not ask.",
+    "convert.progress": "Converting {model}",
+    "convert.chosen": "Precision {precision}: {rate} tokens/s predicted from the memory bandwidth.",
+    "convert.done": "Converted and verified: {path} ({size_bytes}).",
+    "convert.delete_question": "Delete the published weights in {path} ({size_bytes})? [y/N]",
+    "convert.deleted": "Deleted {size_bytes} of published weights.",
+    "convert.kept": "The published weights were kept.",
+    "verify.progress": "Verifying {model}",
+    "verify.done": "{path}: {files} files, {size_bytes}, all as written.",
     # Loading and generating.
     "load.progress": "Loading {model}",
     "load.done": "Loaded {model} in {seconds} s.",

@@ -140,7 +140,7 @@ ERRORS: dict[str, tuple[str, str]] = {
     ),
     "precision.needs_conversion": (
         "The model has to be converted before it can run in {precision}.",
-        "Leave the choice to the program: --precision auto",
+        "Convert it once: xverse convert MODEL --precision {precision}",
     ),
     "precision.other_store": (
         "The model was converted to {stored}; it cannot run in {precision}.",
@@ -170,6 +170,14 @@ ERRORS: dict[str, tuple[str, str]] = {
     ),
     "sampling.bad_value": ("{name} is {value}; expected {expected}.", ""),
     # The command line's own.
+    "convert.delete_unasked": (
+        "--delete-source asks before it deletes, and nobody is at the terminal.",
+        "Add --yes.",
+    ),
+    "verify.no_store": (
+        "{path} is no converted model; published files carry no digests to compare with.",
+        "Make a store of it: xverse convert MODEL",
+    ),
     "settings.bad_value": ('{where}: "{value}" is not {expected}.', ""),
     "settings.unknown_key": (
         "Unknown key {key} in the settings file {path}.",

@@ -22,10 +22,15 @@ class FoundModel:
     name: str | None = None
 
 
-def find_model(model: str) -> FoundModel:
+def find_model(model: str, precision: str | None = None) -> FoundModel:
     """The directory of ``model``: ``demo``, a local directory, or a Hub id in the Hub's cache.
 
     A local directory goes before a Hub id of the same spelling.
+
+    Args:
+        model: what the user wrote.
+        precision: with which the model is to run; where a store was made of a Hub id, it goes
+            before the published files. ``None`` wants the published files.
 
     Raises:
         ModelNotFoundError: ``model.is_a_file``, ``model.no_such_directory``, ``model.not_cached``,
@@ -45,8 +50,13 @@ def find_model(model: str) -> FoundModel:
     match = _HUB_ID.fullmatch(model)
     if match is None or ".." in model:
         raise ModelNotFoundError("model.unknown_name", model=model)
-    repo = match["repo"]
-    return FoundModel(find_snapshot(repo, match["revision"] or "main"), repo)
+    repo, revision = match["repo"], match["revision"]
+    if precision is not None and revision is None:
+        from xverse_cli.models.stores import find_store
+
+        if store := find_store(repo, precision):
+            return FoundModel(store, repo)
+    return FoundModel(find_snapshot(repo, revision or "main"), repo)
 
 
 def _looks_local(model: str) -> bool:

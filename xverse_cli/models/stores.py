@@ -32,6 +32,25 @@ def stores_of(name: str) -> dict[str, Path]:
     return {key: path for key, path in found.items() if key in ("bf16", "int8", "int4")}
 
 
+def find_store(name: str, precision: str) -> Path | None:
+    """The store of a Hub id to run at ``precision``, if one was made.
+
+    ``auto`` takes the only one, or of several the highest precision at reading speed.
+    """
+    stores = stores_of(name)
+    if precision != "auto" or len(stores) < 2:
+        return next(iter(stores.values()), None) if precision == "auto" else stores.get(precision)
+    from xverse_runtime.config import ModelConfig
+    from xverse_runtime.model_dir import ModelDirectory
+    from xverse_runtime.store.precision import choose_precision, measure_read_bandwidth
+
+    config = ModelConfig.from_dir(ModelDirectory.open(next(iter(stores.values()))))
+    best, _ = choose_precision(config, measure_read_bandwidth())
+    order = ("bf16", "int8", "int4")
+    fast_enough = [one for one in order[order.index(best) :] if one in stores]
+    return stores[fast_enough[0]] if fast_enough else next(iter(stores.values()))
+
+
 def weight_files(model: Path) -> list[Path]:
     """The files of published weights in a model's directory."""
     return sorted({file for pattern in _WEIGHTS for file in model.glob(pattern)})

@@ -1,4 +1,7 @@
-"""The bar that shows how far loading is. Rich is imported only where someone is watching."""
+"""The bar that shows how far loading or converting is.
+
+Rich is imported only where someone is watching.
+"""
 
 from __future__ import annotations
 
@@ -6,28 +9,40 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-from xverse_cli.messages import text
 from xverse_runtime.types import LoadProgress, ProgressCallback
 
 
 @contextmanager
-def loading_bar(name: str, stream: TextIO | None) -> Iterator[ProgressCallback]:
-    """A bar on ``stream`` that goes away when loading ends; ``None`` shows nothing."""
+def byte_bar(description: str, stream: TextIO | None) -> Iterator[ProgressCallback]:
+    """Bytes done, rate and time left on ``stream``, gone at the end; ``None`` shows nothing."""
     if stream is None:
         yield lambda progress: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
 
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
     console = Console(file=stream, markup=False, emoji=False, highlight=False)
     if console.is_dumb_terminal:
-        stream.write(text("load.progress", model=name) + "\n")
+        stream.write(description + "\n")
         stream.flush()
         yield lambda progress: None
         return
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(text("load.progress", model=name), total=None)
+        task = bar.add_task(description, total=None)
 
         def show(progress: LoadProgress) -> None:
             bar.update(task, completed=progress.done_bytes, total=progress.total_bytes)

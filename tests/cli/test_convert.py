@@ -1,0 +1,143 @@
+"""`xverse convert` and `xverse verify`, and finding the stores they make."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.runtime.helpers import GOLDEN
+from xverse_cli.app import run
+from xverse_cli.host import Host
+from xverse_cli.models.find import find_model
+from xverse_cli.models.stores import stores_dir
+from xverse_cli.streams import Streams
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def xverse(*argv: str, answer: str | None = None) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr; ``answer`` is typed at a terminal."""
+    stdin = Terminal(answer) if answer is not None else io.TextIOWrapper(io.BytesIO())
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
+    streams = Streams(stdin, stdout, io.StringIO())
+    code = run(argv, Host(streams, {}))
+    out: bytes = stdout.buffer.getvalue()  # type: ignore[attr-defined]
+    return code, out.decode(), streams.stderr.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(GOLDEN / "moe-bin", tmp_path / "moe-bin"))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8", "int4", "auto"])
+def test_convert_verify_generate(source: Path, tmp_path: Path, precision: str) -> None:
+    output = tmp_path / "store"
+    code, out, err = xverse(
+        "convert", str(source), "--precision", precision, "--output", str(output)
+    )
+    assert (code, out) == (0, f"{output}\n")
+    assert "Converted and verified" in err
+    code, _, err = xverse("verify", str(output))
+    assert code == 0
+    assert "all as written" in err
+    code, out, _ = xverse("generate", "--model", str(output), "--raw", "--max-tokens", "3", "a")
+    assert code == 0
+
+
+def test_parts_may_have_another_format(source: Path, tmp_path: Path) -> None:
+    output = tmp_path / "store"
+    xverse("convert", str(source), "--precision", "int4", "--attention", "bf16",
+           "--head", "int4", "--output", str(output))  # fmt: skip
+    code, _, err = xverse("generate", "-v", "-m", str(output), "--raw", "--max-tokens", "1", "a")
+    assert code == 0
+    assert "experts int4, attention bf16, head int4" in err
+
+
+def test_verify_finds_a_changed_byte(source: Path, tmp_path: Path) -> None:
+    output = tmp_path / "store"
+    xverse("convert", str(source), "--precision", "int4", "--output", str(output))
+    layer = output / "layer-00001.safetensors"
+    data = bytearray(layer.read_bytes())
+    data[9000] ^= 4
+    layer.write_bytes(bytes(data))
+    code, _, err = xverse("verify", str(output))
+    assert code == 4
+    assert "layer-00001.safetensors" in err
+
+
+def test_verify_needs_a_store(source: Path) -> None:
+    code, _, err = xverse("verify", str(source))
+    assert code == 2
+    assert "xverse convert" in err
+
+
+def test_an_existing_target_is_a_usage_error(source: Path, tmp_path: Path) -> None:
+    assert xverse("convert", str(source), "--output", str(tmp_path))[0] == 2
+    assert xverse("convert", str(tmp_path / "none"), "--output", "x")[0] == 3
+    assert xverse("convert", str(source), "--precision", "int3")[0] == 2
+
+
+@pytest.mark.parametrize(("answer", "deleted"), [("y\n", True), ("n\n", False), ("\n", False)])
+def test_the_source_is_deleted_only_when_asked(
+    source: Path, tmp_path: Path, answer: str, deleted: bool
+) -> None:
+    code, _, err = xverse(
+        "convert", str(source), "--output", str(tmp_path / "s"), "--delete-source", answer=answer
+    )
+    assert code == 0
+    assert "[y/N]" in err
+    assert bool(list(source.glob("*.bin"))) != deleted
+    assert (source / "config.json").exists()
+    assert xverse("verify", str(tmp_path / "s"))[0] == 0
+
+
+def test_nobody_at_the_terminal_must_say_yes_beforehand(source: Path, tmp_path: Path) -> None:
+    options = ("convert", str(source), "--output", str(tmp_path / "s"), "--delete-source")
+    code, _, err = xverse(*options)
+    assert code == 2
+    assert "--yes" in err
+    assert list(source.glob("*.bin"))
+    assert xverse(*options, "--yes")[0] == 0
+    assert not list(source.glob("*.bin"))
+
+
+def hub_cache(home: Path, repo: str) -> Path:
+    """A snapshot of the golden checkpoint in the Hub's cache, links and all."""
+    folder = home / ".cache" / "huggingface" / "hub" / ("models--" + repo.replace("/", "--"))
+    snapshot = folder / "snapshots" / "c0ffee"
+    snapshot.mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("c0ffee")
+    (folder / "blobs").mkdir()
+    for number, file in enumerate(sorted((GOLDEN / "moe-bin").iterdir())):
+        shutil.copy(file, folder / "blobs" / str(number))
+        (snapshot / file.name).symlink_to(f"../../blobs/{number}")
+    return snapshot
+
+
+def test_a_store_of_a_hub_id_is_found_by_it(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = hub_cache(home, "org/Some-Chat")
+    cache = home / ".cache" / "huggingface" / "hub"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    for precision in ("int4", "int8"):
+        assert xverse("convert", "org/Some-Chat", "--precision", precision)[0] == 0
+    stores = stores_dir()
+    assert find_model("org/Some-Chat", "int4").path == stores / "org--Some-Chat-int4"
+    assert find_model("org/Some-Chat", "auto").path.parent == stores
+    assert find_model("org/Some-Chat", "fp32").path == snapshot
+    assert find_model("org/Some-Chat@main", "int4").path == snapshot
+    assert find_model("org/Some-Chat").path == snapshot
+    code, _, err = xverse("generate", "-v", "-m", "org/Some-Chat", "--max-tokens", "1", "a")
+    assert code == 0
+    assert "human-assistant" in err
+    assert (
+        xverse("convert", "org/Some-Chat", "--precision", "bf16", "--delete-source", "-y")[0] == 0
+    )
+    assert len(list((snapshot.parents[1] / "blobs").iterdir())) == 6
