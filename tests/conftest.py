@@ -43,6 +43,8 @@ for _name in list(os.environ):
         del os.environ[_name]
 _SESSION_HOME = Path(tempfile.mkdtemp(prefix="xverse-tests-"))
 os.environ.update(_OFFLINE)
+# The test models are tiny: on busy cores a second thread is waited for much longer than it works.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # One order of summation on every x86 machine; why it matters: tests/runtime/test_parity.py.
 os.environ.setdefault("MKL_CBWR", "AVX2")
 os.environ.update(_home_environment(_SESSION_HOME))

@@ -1,0 +1,57 @@
+# `make chat` and `make test` need nothing but python3, python3-venv and make: they set up .venv
+# themselves, and do nothing about it the next time. Settings: see tools/install.sh.
+
+MODEL = demo
+ARGS =
+VENV = .venv/bin
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help chat test test-slow test-gpu dev lint format readme clean distclean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@echo '  Settings: PYTHON=python3.12  TORCH_INDEX=URL  MODEL=demo  ARGS="more options"'
+
+chat: ## install what is missing, then chat with the embedded demo model
+	@sh tools/install.sh run
+	@$(VENV)/xverse chat --model "$(MODEL)" $(ARGS)
+
+test: ## install what is missing, then run the tests (minutes)
+	@sh tools/install.sh test
+	@$(VENV)/python -m pytest -m 'not slow and not gpu' $(ARGS)
+
+test-slow: ## the tests that take longer (up to 40 minutes)
+	@sh tools/install.sh test
+	@sh tools/test_tier.sh slow $(ARGS)
+
+test-gpu: ## the tests that need a GPU
+	@sh tools/install.sh test
+	@sh tools/test_tier.sh gpu $(ARGS)
+
+dev: ## set up .venv for working on the code
+	@sh tools/install.sh test
+	@echo 'Ready: . .venv/bin/activate'
+
+lint: ## style, types, and who may import whom
+	@sh tools/install.sh test
+	$(VENV)/python -m ruff check .
+	$(VENV)/python -m ruff format --check .
+	$(VENV)/python -m mypy
+	$(VENV)/lint-imports --no-cache
+
+format: ## rewrite the code in the one format
+	@sh tools/install.sh test
+	$(VENV)/python -m ruff check --fix .
+	$(VENV)/python -m ruff format .
+
+readme: ## renew the outputs shown in README.md
+	@sh tools/install.sh test
+	@$(VENV)/python tools/readme_examples.py
+
+clean: ## remove caches and build products
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+distclean: clean ## the same, and .venv
+	rm -rf .venv

@@ -1,0 +1,48 @@
+"""The outputs shown in the README are what the commands print."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="the README's commands are for a shell")
+
+
+def readme_examples(repository: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(repository / "tools" / "readme_examples.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_shown_outputs_are_current(repository: Path) -> None:
+    result = readme_examples(repository, "--check")
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_stale_output_is_found_and_renewed(repository: Path, tmp_path: Path) -> None:
+    document = tmp_path / "document.md"
+    block = "<!-- output{}: {} -->\n```console\nold\n```\n<!-- end -->\n"
+    document.write_text(
+        block.format("", "echo \\\n    new")
+        + "between\n"
+        + block.format(" (exit 3)", "echo no >&2; exit 3")
+    )
+    stale = readme_examples(repository, "--check", str(document))
+    assert stale.returncode == 1
+    assert "2 outputs are not current" in stale.stdout
+    assert readme_examples(repository, str(document)).returncode == 0
+    text = document.read_text()
+    assert "$ echo \\\n    new\nnew\n```\n<!-- end -->\nbetween\n" in text
+    assert "$ echo no >&2; exit 3\nno\n```" in text
+    assert readme_examples(repository, "--check", str(document)).returncode == 0
+
+
+def test_unexpected_status_is_an_error(repository: Path, tmp_path: Path) -> None:
+    document = tmp_path / "document.md"
+    document.write_text("<!-- output: exit 4 -->\n<!-- end -->\n")
+    result = readme_examples(repository, str(document))
+    assert result.returncode == 1
+    assert "exit status 4" in result.stderr
