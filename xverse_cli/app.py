@@ -25,7 +25,7 @@ _ParseError = cast(type[Exception], typer.BadParameter.__mro__[2])
 
 def build_app() -> typer.Typer:
     """The app with all commands, worded in the language in use."""
-    from xverse_cli.commands import chat, convert, generate, verify
+    from xverse_cli.commands import bench, chat, convert, generate, verify
 
     app = typer.Typer(
         help=messages.text("help.app"),
@@ -49,6 +49,7 @@ def build_app() -> typer.Typer:
     generate.register(app)
     convert.register(app)
     verify.register(app)
+    bench.register(app)
     return app
 
 

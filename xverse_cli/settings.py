@@ -118,6 +118,13 @@ def data_dir() -> Path:
     return user_data_path("xverse", appauthor=False)
 
 
+def cache_dir() -> Path:
+    """Where things are kept that can be made again."""
+    from platformdirs import user_cache_path
+
+    return user_cache_path("xverse", appauthor=False)
+
+
 def misspelt_variables(environ: Mapping[str, str]) -> list[tuple[str, str]]:
     """`XVERSE_*` variables that are none of ours but nearly are, with the likely one."""
     known = [variable(key) for key in SETTINGS]

@@ -66,6 +66,7 @@ class Engine:
         model_name: str,
         device: str,
         precision: str,
+        bytes_per_token: int,
         prefill_chunk: int,
         notes: tuple[str, ...],
     ) -> None:
@@ -77,6 +78,7 @@ class Engine:
         self.model_name = model_name
         self.device = device
         self.precision = precision
+        self.bytes_per_token = bytes_per_token  # weights that one decoded token reads
         self.notes = notes
 
     @classmethod
@@ -121,6 +123,7 @@ class Engine:
             model_name=model_name or model.source_name or published_name(directory),
             device=str(device),
             precision=loaded.precision,
+            bytes_per_token=loaded.bytes_per_token,
             prefill_chunk=config.prefill_chunk or chunk,
             notes=(
                 f"device: {device} ({device_reason})",
@@ -143,6 +146,11 @@ class Engine:
         return self._text.template_choice
 
     @property
+    def vocab_size(self) -> int:
+        """How many ids the model knows; its tokenizer may know fewer."""
+        return self._decoder.config.vocab_size
+
+    @property
     def tokenizer(self) -> Tokenizer:
         return self._text.tokenizer
 
@@ -159,8 +167,13 @@ class Engine:
         prompt_ids: Sequence[int],
         params: SamplingParams | None = None,
         cancel: CancelFlag | None = None,
+        *,
+        ignore_end: bool = False,
     ) -> Generator[GenerationChunk, None, None]:
-        """See `TextGenerator`. A generation that is still running ends here."""
+        """See `TextGenerator`. A generation that is still running ends here.
+
+        With ``ignore_end`` the end token is a token like any other: for measuring.
+        """
         params = params or self.default_sampling
         check_params(params)
         self._check_prompt(prompt_ids)
@@ -172,7 +185,7 @@ class Engine:
             self._text.tokenizer,
             prompt_ids,
             params,
-            end_token_ids=self._text.end_token_ids,
+            end_token_ids=() if ignore_end else self._text.end_token_ids,
             prefill_chunk=self._prefill_chunk,
             cancel=cancel or CancelFlag(),
         )
@@ -182,10 +195,9 @@ class Engine:
     def _check_prompt(self, prompt_ids: Sequence[int]) -> None:
         if not prompt_ids:
             raise UsageError("prompt.empty")
-        vocab_size = self._decoder.config.vocab_size
-        outside = next((one for one in prompt_ids if not 0 <= one < vocab_size), None)
+        outside = next((one for one in prompt_ids if not 0 <= one < self.vocab_size), None)
         if outside is not None:
-            raise UsageError("prompt.bad_token", token_id=outside, vocab_size=vocab_size)
+            raise UsageError("prompt.bad_token", token_id=outside, vocab_size=self.vocab_size)
         if len(prompt_ids) >= self.context_length:
             raise ContextOverflowError(
                 "context.overflow",

@@ -13,6 +13,7 @@ from xverse_runtime.errors import DeviceError, UsageError
 from xverse_runtime.kv_cache import KVCache
 from xverse_runtime.model_dir import ModelDirectory
 from xverse_runtime.store.manifest import Manifest, is_store
+from xverse_runtime.store.precision import PRESETS, bytes_per_token
 from xverse_runtime.store.weights import open_store
 from xverse_runtime.types import LoadProgress, ProgressCallback
 from xverse_runtime.weights import ModelWeights, assemble_weights
@@ -29,6 +30,7 @@ class LoadedWeights:
     parts: str
     cache_bytes: int
     nbytes: int
+    bytes_per_token: int
 
 
 def published_name(directory: ModelDirectory) -> str:
@@ -83,7 +85,8 @@ def _load_checkpoint(
         progress(LoadProgress(done, total))
 
     weights = assemble_weights(tensors, config, dtype, device, tell)
-    return LoadedWeights(weights, dtype, precision, precision, cache_bytes, total)
+    per_token = bytes_per_token(config, PRESETS["bf16"]) * dtype.itemsize // 2
+    return LoadedWeights(weights, dtype, precision, precision, cache_bytes, total, per_token)
 
 
 def _load_store(
@@ -111,4 +114,5 @@ def _load_store(
     progress(LoadProgress(total, total))
     parts = manifest.precision
     words = f"experts {made}, attention {parts.attention}, head {parts.head}, maths {dtype_name}"
-    return LoadedWeights(weights, dtype, made, words, cache_bytes, total)
+    per_token = bytes_per_token(config, parts)
+    return LoadedWeights(weights, dtype, made, words, cache_bytes, total, per_token)

@@ -174,6 +174,11 @@ ERRORS: dict[str, tuple[str, str]] = {
         "--delete-source asks before it deletes, and nobody is at the terminal.",
         "Add --yes.",
     ),
+    "bench.not_local": ("Only models that run on this machine can be measured.", ""),
+    "bench.precision": (
+        "Synthetic weights come in {supported}, not in {precision}.",
+        "Choose one: xverse bench --synthetic a4.2b --precision int4",
+    ),
     "verify.no_store": (
         "{path} is no converted model; published files carry no digests to compare with.",
         "Make a store of it: xverse convert MODEL",

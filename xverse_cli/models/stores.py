@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from xverse_cli.models.find import FoundModel
-from xverse_cli.settings import data_dir
+from xverse_cli.settings import cache_dir, data_dir
 
 _WEIGHTS = ("*.safetensors", "*.bin", "*.safetensors.index.json", "*.bin.index.json")
 
@@ -49,6 +49,11 @@ def find_store(name: str, precision: str) -> Path | None:
     order = ("bf16", "int8", "int4")
     fast_enough = [one for one in order[order.index(best) :] if one in stores]
     return stores[fast_enough[0]] if fast_enough else next(iter(stores.values()))
+
+
+def synthetic_path(shape: str, precision: str) -> Path:
+    """Where a store of random weights is kept; it can be made again at any time."""
+    return cache_dir() / "synthetic" / f"{shape}-{precision}"
 
 
 def weight_files(model: Path) -> list[Path]:
