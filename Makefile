@@ -7,7 +7,7 @@ VENV = .venv/bin
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help chat test test-slow test-gpu dev lint format readme clean distclean
+.PHONY: help chat test test-slow test-gpu dev lint format docs clean distclean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -45,9 +45,10 @@ format: ## rewrite the code in the one format
 	$(VENV)/python -m ruff check --fix .
 	$(VENV)/python -m ruff format .
 
-readme: ## renew the outputs shown in README.md
+docs: ## renew the outputs in README.md and the tables in docs/cli.md
 	@sh tools/install.sh test
 	@$(VENV)/python tools/readme_examples.py
+	@$(VENV)/python -m xverse_cli.reference docs/cli.md
 
 clean: ## remove caches and build products
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -79,7 +79,7 @@ def main() -> int:
             )
             print(*lines, sep="\n")
     if stale:
-        print(f"{arguments.file.name}: {stale} outputs are not current. Renew them: make readme")
+        print(f"{arguments.file.name}: {stale} outputs are not current. Renew them: make docs")
     return 1 if stale else 0
 
 

@@ -5,6 +5,7 @@ import re
 from functools import cache
 
 from tools.demo.corpus import load_corpus
+from tools.demo.reframe import reframe
 
 _FULL_TO_HALF = str.maketrans("？！，。：", "?!,.:")
 _HALF_TO_FULL = str.maketrans("?!,:", "？！，：")
@@ -14,11 +15,17 @@ _WORD_THAT_MAY_GO = re.compile(
 _PARTICLES = re.compile("[的吗呢了是会]")
 
 
-def vary(question: str, language: str, rng: random.Random) -> str:
-    """A question as somebody else might type it. About half stay as they are."""
-    if rng.random() < 0.45:
+def vary(question: str, language: str, rng: random.Random, *, unchanged: float = 0.25) -> str:
+    """A question as somebody else might type it.
+
+    Args:
+        unchanged: the share of questions that stay as they are.
+    """
+    if rng.random() < unchanged:
         return question
     text = question
+    if rng.random() < 0.5:
+        text = reframe(text, language, rng)
     if rng.random() < 0.5:
         text = _replace_synonym(text, language, rng)
     if rng.random() < 0.25:

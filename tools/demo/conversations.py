@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tools.demo.augment import vary
 from tools.demo.corpus import LANGUAGES, SPECIAL_TOPICS, Corpus, Entry
+from tools.demo.reframe import strange_question
 from tools.demo.tokenizer import EOS_ID, Tokenizer
 
 # Everything is learned a little, the answers above all.
@@ -35,6 +36,7 @@ class ConversationSampler:
     """Draws conversations without end; everything random comes from `rng`."""
 
     def __init__(self, corpus: Corpus, rng: random.Random) -> None:
+        self.unchanged = 0.25  # share of questions that are not varied
         self.corpus = corpus
         self.rng = rng
         self._topics = {
@@ -58,9 +60,9 @@ class ConversationSampler:
 
     def _question(self, language: str) -> tuple[Entry, str]:
         chance = self.rng.random()
-        if chance < 0.07:
+        if chance < 0.09:
             entry, text = self._out_of_scope(language)
-        elif chance < 0.10:
+        elif chance < 0.12:
             entry, text = self._piped_text(language)
         else:
             entry = self.rng.choice(self._topics[language])
@@ -69,12 +71,15 @@ class ConversationSampler:
                 term = self.rng.choice(entry.terms)
                 template = self.rng.choice(self.corpus.templates(entry, term))
                 text = template.replace("{term}", term)
-        return entry, vary(text, language, self.rng)
+        return entry, vary(text, language, self.rng, unchanged=self.unchanged)
 
     def _out_of_scope(self, language: str) -> tuple[Entry, str]:
         scope = self.corpus.out_of_scope
-        if self.rng.random() < 0.5:
+        chance = self.rng.random()
+        if chance < 0.35:
             text = self.rng.choice(scope.questions[language])
+        elif chance < 0.65:
+            text = strange_question(scope.nouns[language], language, self.rng)
         else:
             pattern = self.rng.choice(scope.patterns[language])
             text = pattern.replace("{noun}", self.rng.choice(scope.nouns[language]))
@@ -144,6 +149,10 @@ class RowSampler:
         self.tokenizer = tokenizer
         self._conversations = ConversationSampler(corpus, self.rng)
         self._known: dict[str, list[int]] = {}
+
+    def settle(self) -> None:
+        """From now on mostly the questions as they are written, for the end of training."""
+        self._conversations.unchanged = 0.6
 
     def row(self, length: int) -> Row:
         """Ids and weights, `length` of each."""

@@ -17,7 +17,7 @@ from tools.demo.model import DemoConfig, DemoModel
 class TrainingSettings:
     """The defaults are the recipe of the embedded checkpoint."""
 
-    steps: int = 2400
+    steps: int = 3200
     seed: int = 0
     tokens_per_step: int = 2048
     row_lengths: tuple[int, ...] = (32, 32, 256, 32, 32, 1024, 32)
@@ -58,6 +58,8 @@ def train(config: DemoConfig, settings: TrainingSettings, rows: RowSampler) -> D
     # set_num_threads holds for the thread that calls it.
     with ThreadPoolExecutor(settings.workers, "demo", torch.set_num_threads, (1,)) as pool:
         for step in range(settings.steps):
+            if step == int(0.85 * settings.steps):
+                rows.settle()
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate_at(step)
             length = settings.row_lengths[step % len(settings.row_lengths)]

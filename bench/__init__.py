@@ -1,0 +1,1 @@
+"""Measurements: speed and error figures, never run by the tests."""
