@@ -17,6 +17,7 @@ venv_python=$venv/bin/python
 stamp=$venv/.xverse-installed-$profile
 torch_from=$venv/.xverse-torch-index
 unfinished=$venv/.xverse-unfinished
+made_for=$venv/.xverse-folder
 
 say() { printf '%s\n' "$@" >&2; }
 fail() { say "$@"; exit 1; }
@@ -24,13 +25,15 @@ pip() { PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1 "$venv_python" -m pip "$@" </
 minor_version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null; }
 pin() { sed -n "s/^\($1==[^ ;]*\).*/\1/p" constraints.txt | head -n 1; }
 
-# Everything that decides what is installed and where; a moved checkout counts.
+# Everything that decides what is installed.
 fingerprint() {
-    { cat pyproject.toml constraints.txt tools/install.sh; printf '%s\n' "$root" "$torch_index"; } | cksum
+    { cat pyproject.toml constraints.txt tools/install.sh; printf '%s\n' "$torch_index"; } | cksum
 }
 
+# The programs in .venv/bin hold its full path, so a moved checkout needs a new one.
 venv_usable() {
-    [ ! -e "$unfinished" ] && [ -x "$venv_python" ] &&
+    [ "$(cat "$made_for" 2>/dev/null || echo "$root")" = "$root" ] &&
+        [ ! -e "$unfinished" ] && [ -x "$venv_python" ] &&
         "$venv_python" -c 'import pip' 2>/dev/null &&
         { [ -z "${PYTHON:-}" ] || [ "$(minor_version "$PYTHON")" = "$(minor_version "$venv_python")" ]; }
 }
@@ -91,13 +94,14 @@ if venv_usable; then
 else
     python=${PYTHON:-python3}
     check_python
-    [ ! -e "$venv" ] || say "Making $venv anew: it is incomplete, or of another Python."
+    [ ! -e "$venv" ] || say "Making $venv anew: it is incomplete, or made for another Python or folder."
     "$python" -m venv --clear "$venv" >&2
     torch_index_before=
 fi
 
 announce
 : >"$unfinished"
+printf '%s\n' "$root" >"$made_for"
 rm -f "$venv"/.xverse-installed-*
 
 # A pip that fails leaves a sound environment. One that is interrupted or killed need not: then the

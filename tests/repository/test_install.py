@@ -134,7 +134,10 @@ def test_moved_checkout_is_installed_again(checkout: Checkout) -> None:
     checkout.install()
     checkout.path = checkout.path.rename(checkout.path.with_name("moved"))
     checkout.install()
+    assert checkout.calls[0] == "venv"
     assert checkout.calls[-1].endswith("-e .")
+    checkout.install()
+    assert checkout.calls == []
 
 
 def test_torch_index_is_for_torch_alone_and_remembered(checkout: Checkout) -> None:
