@@ -20,6 +20,10 @@ Loader: TypeAlias = "Callable[[FoundModel, Settings, ProgressCallback], TextGene
 
 def load_engine(model: FoundModel, settings: Settings, progress: ProgressCallback) -> TextGenerator:
     """Load ``model`` into the engine of this machine."""
+    import warnings
+
+    # torch mentions that numpy is absent; nothing here needs it.
+    warnings.filterwarnings("ignore", message="Failed to initialize NumPy")
     from xverse_runtime.config import EngineConfig
     from xverse_runtime.engine import Engine
 

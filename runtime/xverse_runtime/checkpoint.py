@@ -108,7 +108,9 @@ def _read_bin(file: Path, name: str) -> dict[str, Tensor]:
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise _corrupt(name, TypeError(f"{key!r} is not a tensor"))
-    return dict(state)
+        if value.device.type != "cpu":  # a meta tensor has no bytes to read
+            raise _corrupt(name, TypeError(f"{key!r} holds no data"))
+    return {key: value.detach() for key, value in state.items()}
 
 
 def _check_tensors(

@@ -26,6 +26,7 @@ from xverse_runtime.model import Decoder
 from xverse_runtime.model_dir import ModelDirectory
 from xverse_runtime.rope import RotaryTable
 from xverse_runtime.sampling import check_params
+from xverse_runtime.store.manifest import is_store
 from xverse_runtime.template_choice import choose_chat_format
 from xverse_runtime.tokenizer import Tokenizer, load_tokenizer
 from xverse_runtime.types import (
@@ -109,6 +110,8 @@ class Engine:
         context_length = _context_length(model, config)
         text = _load_text_parts(directory, model, config, model_name)
         device, device_reason = select_device(config.device)
+        if config.device == "auto" and is_store(directory):
+            device, device_reason = torch.device("cpu"), "packed weights run on the CPU, for now"
         kernels = _select_kernels(config.backend, device)
         loaded = load_weights(
             directory, model, config.precision, device, context_length, progress or _ignore

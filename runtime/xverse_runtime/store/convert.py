@@ -93,6 +93,9 @@ def convert_checkpoint(
     if output.exists():
         raise UsageError("store.target_exists", path=str(output))
     partial = output.with_name(output.name + ".partial")
+    is_ours = not partial.exists() or (partial / ".lock").exists() or not any(partial.iterdir())
+    if partial.resolve() == directory.path or not is_ours:
+        raise UsageError("store.target_exists", path=str(partial))
     with _writing(partial, files):
         partial.mkdir(parents=True, exist_ok=True)
         with _sole_converter(partial):
