@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from xverse_cli.messages import text
-from xverse_cli.streams import Streams, read_all
+from xverse_cli.streams import MOST_INPUT, Streams, read_all
 from xverse_runtime.errors import UsageError
 
 STDIN = "-"
@@ -23,8 +23,8 @@ def assemble_prompt(arguments: Sequence[str], files: Sequence[str], streams: Str
     for by ``-``. Parts without text are left out.
 
     Raises:
-        UsageError: ``input.empty``, ``input.two_dashes``, ``input.unreadable`` or
-            ``input.not_utf8``.
+        UsageError: ``input.empty``, ``input.two_dashes``, ``input.unreadable``,
+            ``input.too_large`` or ``input.not_utf8``.
     """
     if arguments.count(STDIN) > 1:
         raise UsageError("input.two_dashes")
@@ -79,7 +79,11 @@ def _argument(value: str) -> str:
 
 def _read_file(name: str) -> str:
     try:
-        return decode(Path(name).read_bytes(), name)
+        with Path(name).open("rb") as file:
+            data = file.read(MOST_INPUT + 1)
+        if len(data) > MOST_INPUT:
+            raise UsageError("input.too_large", source=name, most_bytes=MOST_INPUT)
+        return decode(data, name)
     except (OSError, ValueError) as error:
         detail = getattr(error, "strerror", None) or str(error)
         raise UsageError("input.unreadable", source=name, detail=detail) from None
@@ -94,6 +98,8 @@ def _read_stdin(streams: Streams) -> str:
     try:
         with _reminder(streams):
             data = read_all(streams.stdin)
+        if len(data) > MOST_INPUT:
+            raise UsageError("input.too_large", source=source, most_bytes=MOST_INPUT)
         return decode(data, source)
     except OSError as error:
         detail = error.strerror or str(error)

@@ -96,6 +96,9 @@ def _keys() -> str:
 _BLOCKS: dict[str, Callable[[], str]] = {
     "generate-options": lambda: _options("generate"),
     "chat-options": lambda: _options("chat"),
+    "convert-options": lambda: _options("convert"),
+    "verify-options": lambda: _options("verify"),
+    "bench-options": lambda: _options("bench"),
     "settings": _settings,
     "variables": _variables,
     "exit-codes": _codes,

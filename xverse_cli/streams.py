@@ -11,6 +11,7 @@ from typing import BinaryIO, TextIO
 from xverse_cli.render.sanitize import sanitize
 
 QUIET = -1
+MOST_INPUT = 2**20  # bytes, ten times what the longest context of the family holds
 
 
 @dataclass
@@ -108,6 +109,6 @@ def _nowhere() -> TextIO:
 
 
 def read_all(stream: TextIO) -> bytes:
-    """Everything that ``stream`` still holds, as bytes."""
+    """What ``stream`` still holds, as bytes; at most one more than `MOST_INPUT`."""
     binary: BinaryIO = stream.buffer
-    return binary.read()
+    return binary.read(MOST_INPUT + 1)

@@ -36,7 +36,7 @@ def read_checkpoint(directory: ModelDirectory, config: ModelConfig) -> dict[str,
             (``checkpoint.mismatch`` lists every missing, surplus and mis-shaped one).
     """
     found: dict[str, Tensor] = {}
-    for name in _shard_names(directory):
+    for name in shard_names(directory):
         read = _read_safetensors if name.endswith(".safetensors") else _read_bin
         found |= read(directory.file(name), name)
     wanted = expected_tensors(config)
@@ -50,7 +50,7 @@ def weight_files_present(directory: ModelDirectory) -> bool:
     return any(directory.has(name) for name in candidates)
 
 
-def _shard_names(directory: ModelDirectory) -> list[str]:
+def shard_names(directory: ModelDirectory) -> list[str]:
     """The weight files in use; safetensors win over pickles of the same weights."""
     for index, single in ((SAFETENSORS_INDEX, SAFETENSORS_FILE), (BIN_INDEX, BIN_FILE)):
         if directory.has(index):

@@ -9,6 +9,7 @@ from xverse_runtime.errors import UsageError
 from xverse_runtime.types import SamplingParams, TokenLogprob
 
 NEGATIVE_INFINITY = float("-inf")
+LARGEST = 1e30  # a logit that an extreme penalty would make infinite
 
 
 def check_params(params: SamplingParams) -> None:
@@ -37,7 +38,8 @@ def penalise_repetition(logits: Tensor, history: Tensor, penalty: float) -> Tens
     if penalty == 1.0 or history.numel() == 0:
         return logits
     seen = logits[history]
-    return logits.index_put((history,), torch.where(seen < 0, seen * penalty, seen / penalty))
+    penalised = torch.where(seen < 0, seen * penalty, seen / penalty).clamp(-LARGEST, LARGEST)
+    return logits.index_put((history,), penalised)
 
 
 def keep_top_k(logits: Tensor, top_k: int) -> Tensor:
@@ -69,7 +71,8 @@ def keep_min_p(logits: Tensor, min_p: float) -> Tensor:
 def token_probabilities(logits: Tensor, history: Tensor, params: SamplingParams) -> Tensor:
     """The distribution [vocab] that a token is drawn from; ``params.temperature`` above 0."""
     logits = penalise_repetition(logits, history, params.repetition_penalty)
-    logits = keep_top_k(logits / params.temperature, params.top_k)
+    # Relative to the likeliest token, no temperature however small can overflow it.
+    logits = keep_top_k((logits - logits.max()) / params.temperature, params.top_k)
     return keep_min_p(keep_top_p(logits, params.top_p), params.min_p).softmax(-1)
 
 

@@ -52,3 +52,7 @@ def test_a_synthetic_store_is_made_once(monkeypatch: pytest.MonkeyPatch, home: P
     code, _, err = xverse(*options, "--precision", "fp32")
     assert code == 2
     assert "bf16, int8, int4" in err
+
+
+def test_two_models_at_once_are_refused() -> None:
+    assert xverse("bench", "-m", "demo", "--synthetic", "a4.2b")[0] == 2

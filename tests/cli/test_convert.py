@@ -134,10 +134,48 @@ def test_a_store_of_a_hub_id_is_found_by_it(home: Path, monkeypatch: pytest.Monk
     assert find_model("org/Some-Chat", "fp32").path == snapshot
     assert find_model("org/Some-Chat@main", "int4").path == snapshot
     assert find_model("org/Some-Chat").path == snapshot
+    assert xverse("verify", "org/Some-Chat")[0] == 0
     code, _, err = xverse("generate", "-v", "-m", "org/Some-Chat", "--max-tokens", "1", "a")
     assert code == 0
     assert "human-assistant" in err
     assert (
         xverse("convert", "org/Some-Chat", "--precision", "bf16", "--delete-source", "-y")[0] == 0
     )
-    assert len(list((snapshot.parents[1] / "blobs").iterdir())) == 6
+    assert (
+        len(list((snapshot.parents[1] / "blobs").iterdir())) == 7
+    )  # all but two shards and their index
+
+
+def test_only_the_weights_that_were_read_are_deleted(source: Path, tmp_path: Path) -> None:
+    for name in ("optimizer.bin", "adapter.safetensors"):
+        (source / name).write_bytes(b"x")
+    options = ("--output", str(tmp_path / "s"), "--delete-source", "--yes")
+    assert xverse("convert", str(source), *options)[0] == 0
+    left = {file.name for file in source.iterdir()}
+    assert {"optimizer.bin", "adapter.safetensors", "config.json"} <= left
+    assert not any(name.startswith("pytorch_model") for name in left)
+
+
+def test_a_blob_that_another_snapshot_needs_stays(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = hub_cache(home, "org/Two")
+    other = Path(shutil.copytree(snapshot, snapshot.with_name("feed"), symlinks=True))
+    cache = home / ".cache" / "huggingface" / "hub"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    options = ("-o", str(tmp_path / "s"), "--delete-source", "--yes")
+    assert xverse("convert", "org/Two", *options)[0] == 0
+    assert not list(snapshot.glob("*.bin"))
+    assert all(file.is_file() for file in other.glob("*.bin"))
+    assert len(list(other.glob("*.bin"))) == 2
+
+
+def test_the_demo_is_never_deleted(tmp_path: Path) -> None:
+    options = ("-o", str(tmp_path / "s"), "--delete-source", "--yes")
+    assert xverse("convert", "demo", *options)[0] == 2
+
+
+def test_a_directory_needs_an_output(source: Path) -> None:
+    code, _, err = xverse("convert", str(source), "--precision", "int4")
+    assert code == 2
+    assert "--output" in err

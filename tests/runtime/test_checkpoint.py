@@ -305,3 +305,9 @@ def test_a_path_that_is_no_directory(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError) as caught:
         ModelDirectory.open(tmp_path / "nowhere")
     assert caught.value.code == "model.not_a_directory"
+
+
+def test_a_tensor_without_data_is_refused(bin_model: Path) -> None:
+    shard = bin_model / "pytorch_model-00001-of-00002.bin"
+    torch.save({"model.norm.weight": torch.empty(160, device="meta")}, shard)
+    assert refused(bin_model).code == "checkpoint.corrupt"

@@ -115,3 +115,11 @@ def test_impossible_settings_are_refused_by_name(name: str, value: Any) -> None:
     with pytest.raises(UsageError) as caught:
         check_params(SamplingParams(**{name: value}))
     assert (caught.value.code, caught.value.params["name"]) == ("sampling.bad_value", name)
+
+
+@pytest.mark.parametrize("changes", [{"temperature": 1e-40}, {"repetition_penalty": 1e-40}])
+def test_extreme_settings_still_choose_a_token(changes: dict[str, float]) -> None:
+    params = SamplingParams(**changes)  # type: ignore[arg-type]
+    logits, history = torch.tensor([1.0, 3.0, -2.0]), torch.tensor([0, 2])
+    token = choose_token(logits, history, params, generator())
+    assert token == (1 if "temperature" in changes else 0)

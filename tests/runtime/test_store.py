@@ -394,3 +394,37 @@ def test_the_manifest_says_what_the_store_is(store: Path) -> None:
     assert data["precision"] == asdict(PRESETS["int4"])
     assert data["source"] == {"name": "moe-bin"}
     assert set(data["files"]) == {file.name for file in store.iterdir()} - {MANIFEST_FILE}
+
+
+def test_a_folder_that_no_conversion_began_is_left_alone(tmp_path: Path) -> None:
+    source = Path(shutil.copytree(GOLDEN / "moe-bin", tmp_path / "m.partial"))
+    before = directory_bytes(source)
+    for other in (source, GOLDEN / "moe-gqa"):
+        with pytest.raises(UsageError) as caught:
+            convert_checkpoint(other, tmp_path / "m", PRESETS["int4"])
+        assert caught.value.code == "store.target_exists"
+    assert directory_bytes(source) == before
+
+
+def test_a_kill_before_the_rename_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_args: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", die)
+        with pytest.raises(Killed):
+            convert_checkpoint(GOLDEN / "moe-bin", tmp_path / "out", PRESETS["int4"])
+    plans: list[ConversionPlan] = []
+    convert_checkpoint(GOLDEN / "moe-bin", tmp_path / "out", PRESETS["int4"], on_plan=plans.append)
+    assert plans[0].done_bytes == plans[0].total_bytes
+    assert not (tmp_path / "out" / "progress.json").exists()
+
+
+def test_the_default_device_runs_a_store_where_there_is_a_gpu(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = (torch.device("cuda", 0), "a CUDA device is present")
+    monkeypatch.setattr("xverse_runtime.engine.select_device", lambda _wish: gpu)
+    assert Engine.load(store).device == "cpu"

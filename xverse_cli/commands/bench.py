@@ -81,6 +81,8 @@ def run(request: Request, host: Host) -> int:
     from xverse_runtime.engine import Engine
 
     settings = host.settings(request.flags)
+    if request.synthetic and request.flags.get("model") is not None:
+        raise UsageError("bench.two_models")
     if request.synthetic:
         path = _synthetic_store(request.synthetic, settings.precision, host)
         settings = replace(settings, model=str(path))

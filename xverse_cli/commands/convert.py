@@ -113,17 +113,19 @@ def run(request: Request, host: Host) -> int:
 
     import torch
 
-    from xverse_cli.models.find import find_model
+    from xverse_cli.models.find import DEMO, find_model
     from xverse_cli.models.stores import store_path
     from xverse_cli.render.progress import byte_bar
     from xverse_runtime.store.convert import convert_checkpoint
 
     source = find_model(request.model)
+    if request.delete_source and source.name == DEMO:
+        raise UsageError("convert.demo_stays")
     if request.delete_source and not request.yes and not host.streams.stdin_is_terminal:
         raise UsageError("convert.delete_unasked")
     preset, precision = _precision(request, source, host)
-    default = store_path(source, preset)
-    output = Path(request.output).expanduser() if request.output else default
+    wish = request.output
+    output = Path(wish).expanduser() if wish else store_path(source, preset)
     threads = request.threads or os.cpu_count() or 1
     torch.set_num_threads(1)  # experts are the unit of parallel work
     with byte_bar(text("convert.progress", model=request.model), host.watched_stderr) as progress:

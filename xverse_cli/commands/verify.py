@@ -30,7 +30,7 @@ def run(model: str, host: Host) -> int:
     from xverse_runtime.store.manifest import is_store
     from xverse_runtime.store.verify import verify_store
 
-    found = find_model(model)
+    found = find_model(model, "auto")
     if not is_store(ModelDirectory.open(found.path)):
         raise UsageError("verify.no_store", path=found.path)
     with byte_bar(text("verify.progress", model=model), host.watched_stderr) as progress:

@@ -71,7 +71,7 @@ TEXTS: dict[str, str] = {
     " reading speed on this machine.",
     "help.convert_attention": "Another format for the attention: bf16, int8 or int4.",
     "help.convert_head": "Another format for the output layer: bf16, int8 or int4.",
-    "help.convert_output": "Where the store goes; otherwise where xverse finds it by the Hub id.",
+    "help.convert_output": "Where the store goes; a Hub id has a place where xverse finds it.",
     "help.convert_threads": "How many experts are packed at a time; otherwise one a processor.",
     "help.delete_source": "Delete the published weights afterwards, once the store is verified."
     " Asks first.",

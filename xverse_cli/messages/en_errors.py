@@ -174,6 +174,16 @@ ERRORS: dict[str, tuple[str, str]] = {
         "--delete-source asks before it deletes, and nobody is at the terminal.",
         "Add --yes.",
     ),
+    "convert.output_needed": (
+        "Only a Hub id has a place of its own for its stores.",
+        "Say where this one goes: --output DIR. Then use it with --model DIR.",
+    ),
+    "convert.demo_stays": ("The demo is part of the program; its weights are not deleted.", ""),
+    "input.too_large": (
+        "{source} holds more than {most_bytes}, far beyond any context.",
+        "Shorten it, or give it in parts.",
+    ),
+    "bench.two_models": ("--model and --synthetic name two models.", "Give one of them."),
     "bench.not_local": ("Only models that run on this machine can be measured.", ""),
     "bench.precision": (
         "Synthetic weights come in {supported}, not in {precision}.",

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from xverse_cli.models.find import FoundModel
 from xverse_cli.settings import cache_dir, data_dir
-
-_WEIGHTS = ("*.safetensors", "*.bin", "*.safetensors.index.json", "*.bin.index.json")
+from xverse_runtime.errors import UsageError
 
 
 def stores_dir() -> Path:
@@ -16,9 +15,14 @@ def stores_dir() -> Path:
 
 
 def store_path(source: FoundModel, precision: str) -> Path:
-    """Where the store of ``source`` at ``precision`` belongs."""
-    name = source.name or source.path.resolve().name
-    return stores_dir() / f"{name.replace('/', '--')}-{precision}"
+    """Where the store of a Hub id at ``precision`` belongs, and is found again by that id.
+
+    Raises:
+        UsageError: ``convert.output_needed``: directories have no name that is theirs alone.
+    """
+    if source.name is None or "/" not in source.name:
+        raise UsageError("convert.output_needed")
+    return stores_dir() / f"{source.name.replace('/', '--')}-{precision}"
 
 
 def stores_of(name: str) -> dict[str, Path]:
@@ -57,14 +61,22 @@ def synthetic_path(shape: str, precision: str) -> Path:
 
 
 def weight_files(model: Path) -> list[Path]:
-    """The files of published weights in a model's directory."""
-    return sorted({file for pattern in _WEIGHTS for file in model.glob(pattern)})
+    """The weights that a conversion reads, and their index; nothing else of the directory."""
+    from xverse_runtime.checkpoint import BIN_INDEX, SAFETENSORS_INDEX, shard_names
+    from xverse_runtime.model_dir import ModelDirectory
+
+    names = shard_names(ModelDirectory.open(model))
+    index = BIN_INDEX if names[0].endswith(".bin") else SAFETENSORS_INDEX
+    found = [model / name for name in (*names, index)]
+    return [file for file in found if file.exists()]
 
 
 def delete_weights(model: Path) -> None:
-    """Delete published weights; in the Hub's cache also the blobs that they link to."""
+    """Delete published weights; in the Hub's cache also the blobs that no other snapshot needs."""
     for file in weight_files(model):
         blob = file.resolve()
         file.unlink()
-        if blob != file and blob.parent.name == "blobs":
-            blob.unlink(missing_ok=True)
+        if blob.parent.name == "blobs" and blob.parent.parent == model.parent.parent.resolve():
+            others = model.parent.glob(f"*/{file.name}")
+            if not any(other.resolve() == blob for other in others):
+                blob.unlink(missing_ok=True)

@@ -26,7 +26,7 @@ from xverse_runtime.checkpoint import read_checkpoint
 from xverse_runtime.config import ModelConfig
 from xverse_runtime.errors import IntegrityError, ResourceError, UsageError
 from xverse_runtime.model_dir import ModelDirectory
-from xverse_runtime.store.journal import Journal
+from xverse_runtime.store.journal import JOURNAL_FILE, Journal
 from xverse_runtime.store.layout import EXPERTS, StoreFile, StoreLayout
 from xverse_runtime.store.manifest import MANIFEST_FILE, FileRecord, Manifest, StorePrecision
 from xverse_runtime.store.shard import ShardWriter, TensorSpec, shard_bytes
@@ -93,9 +93,7 @@ def convert_checkpoint(
     if output.exists():
         raise UsageError("store.target_exists", path=str(output))
     partial = output.with_name(output.name + ".partial")
-    is_ours = not partial.exists() or (partial / ".lock").exists() or not any(partial.iterdir())
-    if partial.resolve() == directory.path or not is_ours:
-        raise UsageError("store.target_exists", path=str(partial))
+    _check_is_ours(partial, directory)
     with _writing(partial, files):
         partial.mkdir(parents=True, exist_ok=True)
         with _sole_converter(partial):
@@ -108,10 +106,19 @@ def convert_checkpoint(
             on_plan(ConversionPlan(output, total, done))
             _Writer(partial, layout, tensors, journal, threads, progress, done, total).write(files)
             manifest = _finish(partial, directory, journal, precision, source_name)
-            journal.remove()
-        (partial / ".lock").unlink(missing_ok=True)
         partial.rename(output)
+        # Only now: a kill before the rename finds everything finished the next time.
+        for name in (JOURNAL_FILE, ".lock"):
+            (output / name).unlink(missing_ok=True)
     return manifest
+
+
+def _check_is_ours(partial: Path, source: ModelDirectory) -> None:
+    """A folder that another conversion has not begun is somebody's, perhaps the source itself."""
+    begun = any((partial / name).exists() for name in (JOURNAL_FILE, ".lock"))
+    foreign = partial.is_dir() and any(partial.iterdir()) and not begun
+    if foreign or partial.resolve() == source.path:
+        raise UsageError("store.target_exists", path=str(partial))
 
 
 class _Writer:
@@ -216,8 +223,6 @@ def _pack_in_order(
 
 def _planned_files(layout: StoreLayout) -> list[StoreFile]:
     try:
-        if layout.expert_layout.form.is_quantised and layout.config.intermediate_size % 32:
-            layout.expert_layout.form.matrix_bytes(16, layout.config.intermediate_size)
         return list(layout.files())
     except ValueError as error:
         raise UsageError("store.width", detail=str(error)) from None

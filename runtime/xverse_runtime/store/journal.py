@@ -58,9 +58,6 @@ class Journal:
             os.fsync(file.fileno())
         temporary.replace(self._path)
 
-    def remove(self) -> None:
-        self._path.unlink(missing_ok=True)
-
 
 def _key(layout: StoreLayout, source: ModelDirectory) -> dict[str, Any]:
     """What must be the same for finished files to be of use."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from time import perf_counter
 
 import torch
@@ -37,7 +38,7 @@ def bytes_per_token(config: ModelConfig, precision: StorePrecision) -> int:
 
 
 def choose_precision(config: ModelConfig, read_bandwidth: float) -> tuple[str, float]:
-    """The highest precision predicted at reading speed or faster, else int4.
+    """The highest precision predicted at reading speed, else the lowest that the widths allow.
 
     Decoding is bound by reading weights: tokens per second = bandwidth / bytes per token.
 
@@ -48,10 +49,11 @@ def choose_precision(config: ModelConfig, read_bandwidth: float) -> tuple[str, f
     Returns:
         Name of the preset, and the tokens per second predicted for it.
     """
-    rates = {
-        name: read_bandwidth / bytes_per_token(config, preset) for name, preset in PRESETS.items()
-    }
-    name = next((name for name in PRESETS if rates[name] >= READING_SPEED), "int4")
+    rates: dict[str, float] = {}
+    for name, preset in PRESETS.items():
+        with suppress(ValueError):  # a width that this precision cannot hold
+            rates[name] = read_bandwidth / bytes_per_token(config, preset)
+    name = next((name for name, rate in rates.items() if rate >= READING_SPEED), [*rates][-1])
     return name, rates[name]
 
 
