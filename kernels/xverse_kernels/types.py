@@ -22,3 +22,16 @@ class Routing(NamedTuple):
     weights: Tensor
     expert_ids: Tensor
     logits: Tensor
+
+
+class RoutedTokens(NamedTuple):
+    """What a router gives the experts, S slots a token: the chosen experts, then the shared ones.
+
+    ``normed`` [T, H]; ``weights`` [T, S] in the dtype of the activations, 1 for shared experts;
+    ``expert_ids`` int [T, S]; ``logits`` [T, E] fp32.
+    """
+
+    normed: Tensor
+    weights: Tensor
+    expert_ids: Tensor
+    logits: Tensor
