@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from xverse_kernels.packing import PackedMatrix
 
 
 class SwigluWeights(NamedTuple):
@@ -13,6 +16,27 @@ class SwigluWeights(NamedTuple):
     gate: Tensor
     up: Tensor
     down: Tensor
+
+
+class Projection(NamedTuple):
+    """A linear layer: ``weight`` [out, in], ``bias`` [out] or none."""
+
+    weight: Tensor | PackedMatrix
+    bias: Tensor | None = None
+
+
+class Norm(NamedTuple):
+    """A root-mean-square norm: ``weight`` [H] and what is added to the mean square."""
+
+    weight: Tensor
+    eps: float
+
+
+class Rotary(NamedTuple):
+    """``cos`` and ``sin`` fp32 [positions, head_dim]; both halves of a row hold the same angles."""
+
+    cos: Tensor
+    sin: Tensor
 
 
 class Routing(NamedTuple):

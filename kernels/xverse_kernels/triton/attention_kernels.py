@@ -4,6 +4,7 @@ import triton
 import triton.language as tl
 
 LOG2_E = tl.constexpr(1.4426950408889634)
+LOWEST = tl.constexpr(-1e30)  # a score below all others, finite so that differences are numbers
 
 
 @triton.jit
@@ -53,44 +54,46 @@ def decode_attention_kernel(
     share = (position + SPLITS * BLOCK - 1) // (SPLITS * BLOCK) * BLOCK
     first = split * share
     last = tl.minimum(first + share, position)
-    lane = tl.arange(0, BLOCK)
-    highest = tl.full((BLOCK,), float("-inf"), tl.float32)
-    weight = tl.zeros((BLOCK,), tl.float32)
+    lane = tl.arange(0, BLOCK)[:, None]
+    columns = column[None, :]
+    query = q[None, :]
+    # lanes by one, so that nothing moves between threads but the sum over a row
+    highest = tl.full((BLOCK, 1), LOWEST, tl.float32)
+    weight = tl.zeros((BLOCK, 1), tl.float32)
     mixed = tl.zeros((BLOCK, DIM_PADDED), tl.float32)
+    place = (cache_row + first + lane) * DIM + columns
     for start in range(first, last, BLOCK):
         valid = start + lane < last
-        place = (cache_row + start + lane)[:, None] * DIM + column[None, :]
-        readable = valid[:, None] & inside[None, :]
+        readable = valid & (columns < DIM)
         k = tl.load(k_ptr + place, mask=readable, other=0.0).to(tl.float32)
         v = tl.load(v_ptr + place, mask=readable, other=0.0).to(tl.float32)
-        scores = tl.where(valid, tl.sum(q[None, :] * k, axis=1), float("-inf"))
+        scores = tl.where(valid, tl.sum(query * k, axis=1, keep_dims=True), LOWEST)
         higher = tl.maximum(highest, scores)
-        safe = tl.where(higher == float("-inf"), 0.0, higher)
-        shrink = tl.exp2(highest - safe)
-        p = tl.exp2(scores - safe)
+        shrink = tl.exp2(highest - higher)
+        p = tl.where(valid, tl.exp2(scores - higher), 0.0)
         weight = weight * shrink + p
-        mixed = mixed * shrink[:, None] + p[:, None] * v
+        mixed = mixed * shrink + p * v
         highest = higher
+        place += BLOCK * DIM
 
-    top = tl.max(highest, axis=0)
-    newest = float("-inf")
+    top = tl.max(highest)
+    newest = LOWEST
     value = tl.zeros((DIM_PADDED,), tl.float32)
     if split == 0:
         key = rotated(row + (HEADS + kv_head) * DIM, cos, sin, column, inside, DIM)
         key = key.to(k_ptr.dtype.element_ty)
         stored = tl.load(row + (HEADS + KV_HEADS + kv_head) * DIM + column, mask=inside, other=0.0)
         if head % group == 0:
-            place = (cache_row + position) * DIM + column
-            tl.store(k_ptr + place, key, mask=inside)
-            tl.store(v_ptr + place, stored, mask=inside)
+            newest_row = (cache_row + position) * DIM + column
+            tl.store(k_ptr + newest_row, key, mask=inside)
+            tl.store(v_ptr + newest_row, stored, mask=inside)
         value = stored.to(tl.float32)
         newest = tl.sum(q * key.to(tl.float32), axis=0)
         top = tl.maximum(top, newest)
-    safe = tl.where(top == float("-inf"), 0.0, top)
-    shrink = tl.exp2(highest - safe)
-    p = tl.exp2(newest - safe)
-    total = tl.sum(weight * shrink, axis=0) + p
-    result = tl.sum(mixed * shrink[:, None], axis=0) + p * value
+    shrink = tl.exp2(highest - top)
+    p = tl.where(split == 0, tl.exp2(newest - top), 0.0)
+    total = tl.sum(weight * shrink) + p
+    result = tl.sum(mixed * shrink, axis=0) + p * value
 
     out = out_ptr + (token * HEADS + head) * DIM + column
     if SPLITS == 1:

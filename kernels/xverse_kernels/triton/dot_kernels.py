@@ -138,3 +138,34 @@ def dense_dot(
             x *= tl.load(norm_ptr + at, mask=inside, other=0.0).to(tl.float32)
         total += w.to(tl.float32) * x
     return total
+
+
+@triton.jit
+def weight_plane(words, scale, i: tl.constexpr, BITS: tl.constexpr):
+    """The i-th weight of each int32 word, fp32: the integer in the mantissa of 256 + q (int8) or
+    16 + q (int4), less the excess, times its scale."""
+    low: tl.constexpr = 23 - BITS  # the integer belongs at the top of the mantissa
+    shift: tl.constexpr = low - BITS * i
+    mask: tl.constexpr = (2**BITS - 1) << low
+    exponent: tl.constexpr = (127 + BITS) << 23
+    moved = words << shift if shift > 0 else words >> -shift
+    number = ((moved & mask) | exponent).to(tl.float32, bitcast=True)
+    return (number - 1.5 * 2**BITS) * scale
+
+
+@triton.jit
+def prefetch(ptr, COUNT: tl.constexpr):
+    """Ask for COUNT elements (or the first part of them) to come to the L2 cache."""
+    size: tl.constexpr = COUNT * ptr.dtype.element_ty.primitive_bitwidth // 8
+    lines: tl.constexpr = lines_within(size)
+    address = ptr.to(tl.int64, bitcast=True) + tl.arange(0, lines) * 128
+    tl.inline_asm_elementwise(
+        "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [address], dtype=tl.int32,
+        is_pure=False, pack=1,
+    )  # fmt: skip
+
+
+@triton.constexpr_function
+def lines_within(size):
+    """The largest power of two of 128-byte lines in ``size`` bytes."""
+    return 1 << max(0, (size // 128).bit_length() - 1)

@@ -19,7 +19,6 @@ def gate_up_kernel(
     """
     pair, tile = tl.program_id(0), tl.program_id(1)
     if PDL:
-        tl.extra.cuda.gdc_launch_dependents()
         tl.extra.cuda.gdc_wait()
     block = tl.load(table_ptr + tl.load(ids_ptr + pair))
     if block >= 0:
@@ -44,6 +43,8 @@ def gate_up_kernel(
                 scale_ptr + 2 * start, both[None, :], 0, words, 1.0, HIDDEN, BITS, BLOCK, False,
             )  # fmt: skip
             values = tl.sum(total, axis=0) * (1.0 / UNIT)
+        if PDL:
+            tl.extra.cuda.gdc_launch_dependents()
         gate, up = tl.split(tl.trans(tl.reshape(values, (2, ROWS))))
         h = gate / (1.0 + tl.exp(-gate)) * up
         out = h_ptr + pair * WIDTH + tile * ROWS + tl.arange(0, ROWS)
@@ -64,7 +65,6 @@ def down_kernel(
     """
     token, tile, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     if PDL:
-        tl.extra.cuda.gdc_launch_dependents()
         tl.extra.cuda.gdc_wait()
     share: tl.constexpr = (SLOTS + SPLITS - 1) // SPLITS
     row = tl.arange(0, ROWS)
@@ -92,6 +92,8 @@ def down_kernel(
                     total, h, h, w_ptr + start, scale_ptr + 2 * start, row[None, :],
                     0, WIDTH * BITS // 32, weight, WIDTH, BITS, BLOCK, False,
                 )  # fmt: skip
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
     if BITS > 8:
         values = tl.sum(total, axis=1)
     else:

@@ -7,6 +7,8 @@ tile belongs to is found out on the device, so nothing waits for it.
 import triton
 import triton.language as tl
 
+from xverse_kernels.triton.dot_kernels import weight_plane
+
 
 @triton.jit
 def sort_pairs_kernel(
@@ -58,19 +60,6 @@ def find_tile(
     left = tl.minimum(tl.sum(tl.where(is_mine, counts, 0), axis=0) - done, ROWS)
     start = tl.load(starts_ptr + mine, mask=mine < EXPERTS, other=0) + done
     return mine, start, tl.where(mine < EXPERTS, left, 0)
-
-
-@triton.jit
-def weight_plane(words, scale, i: tl.constexpr, BITS: tl.constexpr):
-    """The i-th weight of each int32 word, fp32: the integer in the mantissa of 256 + q (int8) or
-    16 + q (int4), less the excess, times its scale."""
-    low: tl.constexpr = 23 - BITS  # the integer belongs at the top of the mantissa
-    shift: tl.constexpr = low - BITS * i
-    mask: tl.constexpr = (2**BITS - 1) << low
-    exponent: tl.constexpr = (127 + BITS) << 23
-    moved = words << shift if shift > 0 else words >> -shift
-    number = ((moved & mask) | exponent).to(tl.float32, bitcast=True)
-    return (number - 1.5 * 2**BITS) * scale
 
 
 @triton.jit

@@ -7,8 +7,10 @@ from torch import Tensor
 
 from xverse_kernels.packing import PackedMatrix
 from xverse_kernels.triton.launch import Workspace, matrix_views, padded, require_rows
-from xverse_kernels.triton.linear_kernels import linear_kernel
+from xverse_kernels.triton.linear_kernels import dequantise_kernel, linear_kernel
 from xverse_kernels.triton.tiles import GemvTile, linear_tile
+
+DEQUANTISE_WORDS = 64
 
 
 def gemv(
@@ -68,5 +70,16 @@ def gemv(
         PDL=pdl,
         num_warps=tile.warps,
         launch_pdl=pdl,
+    )
+    return out
+
+
+def dequantise(weight: PackedMatrix, dtype: torch.dtype) -> Tensor:
+    """The matrix [rows, columns] that packed bytes stand for."""
+    weights, scales, bits, rows, columns = matrix_views(weight)
+    out = torch.empty(rows, columns, dtype=dtype, device=weight.data.device)
+    words = columns * bits // 32
+    dequantise_kernel[(-(-rows // 16), -(-words // DEQUANTISE_WORDS))](
+        weights, scales, out, rows, K=columns, BITS=bits, WORDS=DEQUANTISE_WORDS
     )
     return out

@@ -3,7 +3,15 @@
 import triton
 import triton.language as tl
 
-from xverse_kernels.triton.dot_kernels import UNIT, dense_dot, packed_dot
+from xverse_kernels.triton.dot_kernels import (
+    UNIT,
+    dense_dot,
+    packed_dot,
+    prefetch,
+    scale_place,
+    weight_plane,
+    word_place,
+)
 
 
 @triton.jit
@@ -49,7 +57,10 @@ def linear_kernel(
     """
     token, tile, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     if PDL:
-        tl.extra.cuda.gdc_launch_dependents()
+        # the weights do not depend on the kernel before: fetch them while it finishes
+        tile_elements: tl.constexpr = ROWS * K if BITS > 8 else ROWS * (K * BITS // 32 + K // 64)
+        if SPLITS == 1:
+            prefetch(w_ptr + tile.to(tl.int64) * tile_elements, tile_elements)
         tl.extra.cuda.gdc_wait()
     x_ptr += token * K
     if BITS > 8:
@@ -71,21 +82,66 @@ def linear_kernel(
             scale_ptr + 2 * start, row, first, last, 1.0, K, BITS, BLOCK, HAS_NORM,
         )  # fmt: skip
         values = tl.sum(total, axis=0) * (1.0 / UNIT)
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
     if HAS_NORM:
         values *= inverse_rms(x_ptr, eps, K, K_PADDED)
     is_last = True
     if SPLITS > 1:
-        place = token * tl.num_programs(1) + tile
+        mine = token * tl.num_programs(1) + tile
         is_last, values = finish_split(
-            values, partial_ptr + place * (SPLITS * ROWS), counter_ptr + place, split, SPLITS, ROWS
+            values, partial_ptr + mine * (SPLITS * ROWS), counter_ptr + mine, split, SPLITS, ROWS
         )
     if is_last:
-        row = tile * ROWS + tl.arange(0, ROWS)
-        inside = row < rows_total
+        place = tile * ROWS + tl.arange(0, ROWS)
+        inside = place < rows_total
         if HAS_BIAS:
-            values += tl.load(bias_ptr + row, mask=inside, other=0.0).to(tl.float32)
+            values += tl.load(bias_ptr + place, mask=inside, other=0.0).to(tl.float32)
         if HAS_RESIDUAL:
-            at = residual_ptr + token * rows_total + row
+            at = residual_ptr + token * rows_total + place
             values += tl.load(at, mask=inside, other=0.0).to(tl.float32)
-        out = out_ptr + token.to(tl.int64) * rows_total + row
+        out = out_ptr + token.to(tl.int64) * rows_total + place
         tl.store(out, values.to(out_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def dequantise_kernel(
+    w_ptr, scale_ptr, out_ptr, rows_total,
+    K: tl.constexpr, BITS: tl.constexpr, WORDS: tl.constexpr,
+):  # fmt: skip
+    """A packed matrix as a plain one [rows_total, K]: 16 rows, WORDS words a program."""
+    per_word: tl.constexpr = 32 // BITS
+    block = tl.program_id(0).to(tl.int64)
+    word = tl.program_id(1) * WORDS + tl.arange(0, WORDS)[:, None]
+    row = tl.arange(0, 16)[None, :]
+    inside = word < K // per_word
+    start = block * (8 * K * BITS // 16 + K // 4)
+    words = tl.load(w_ptr + start + word_place(word, row, K, BITS), mask=inside, other=0)
+    scale = tl.load(
+        scale_ptr + 2 * start + scale_place(word, row, K, BITS), mask=inside, other=0.0
+    ).to(tl.float32)
+    if BITS == 4:  # nibbles hold the even columns first
+        low = four_columns(words, scale, 0, 4, 1, 5, BITS)
+        high = four_columns(words, scale, 2, 6, 3, 7, BITS)
+        columns = tl.reshape(tl.permute(tl.join(low, high), (0, 1, 3, 2)), (WORDS, 16, 8))
+    else:
+        columns = four_columns(words, scale, 0, 1, 2, 3, BITS)
+    column = word[:, :, None] * per_word + tl.arange(0, per_word)[None, None, :]
+    out_row = block * 16 + row[:, :, None]
+    tl.store(
+        out_ptr + out_row * K + column,
+        columns.to(out_ptr.dtype.element_ty),
+        mask=inside[:, :, None] & (out_row < rows_total),
+    )
+
+
+@triton.jit
+def four_columns(
+    words, scale, a: tl.constexpr, b: tl.constexpr, c: tl.constexpr, d: tl.constexpr,
+    BITS: tl.constexpr,
+):  # fmt: skip
+    """Four of the integers of each word [W, 16], as weights in this order: [W, 16, 4]."""
+    first = tl.join(weight_plane(words, scale, a, BITS), weight_plane(words, scale, b, BITS))
+    second = tl.join(weight_plane(words, scale, c, BITS), weight_plane(words, scale, d, BITS))
+    pairs = tl.permute(tl.join(first, second), (0, 1, 3, 2))
+    return tl.reshape(pairs, (words.shape[0], words.shape[1], 4))

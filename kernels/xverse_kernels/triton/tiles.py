@@ -77,3 +77,18 @@ def grouped_tile(bits: int, pairs_per_expert: float) -> GemmTile:
     if pairs_per_expert <= 64:
         return GemmTile(64, 64, 64, 4, stages)
     return GemmTile(128, 64, 64, 8, stages)
+
+
+def gemv_tokens(bits: int) -> int:
+    """Up to how many tokens a linear layer is a GEMV a token rather than a matrix product."""
+    return 4 if bits > 8 else 8
+
+
+def experts_each_tokens(bits: int) -> int:
+    """Up to how many tokens every (token, slot) pair reads its expert by itself."""
+    return {32: 4, 16: 4, 8: 8, 4: 16}[bits]
+
+
+def attention_splits(longest: int) -> int:
+    """Into how many parts a past of at most ``longest`` positions is cut."""
+    return 1 if longest <= 256 else 4 if longest <= 1024 else 16
