@@ -27,7 +27,7 @@ def report(name,us,bytes_,flops=0):
     print(f'{name:60s} {us:9.2f} us {bytes_/us/1e3:8.0f} GB/s {bytes_/us*1e6/bw:6.1%}' + (f' {flops/us/1e6:7.1f} TF' if flops else ''),flush=True)
 def attempt(name,fn):
     try: return fn()
-    except Exception as e: print(name,'FAILED',repr(e)[:300],flush=True)
+    except Exception as e: print(name,'FAILED',repr(e)[-400:],flush=True)
 if 'experts' in what:
   for form in (BF16,INT8,INT4):
     L=ExpertLayout(H,I,form)
@@ -60,7 +60,7 @@ if 'experts' in what:
         def both(l,r): X.down_each(X.gate_up_each(r,l,pdl=pdl),r,l,res,ws,pdl=pdl)
         us=attempt('both',lambda: microseconds([(lambda l=l,r=r: both(l,r)) for l,r in pairs]))
         if us: report(f'moe T=1 {form.name} pdl={pdl}',us,8*L.block_bytes)
-    for T in (2,4,8,16,64,512,4096):
+    for T in ((2,4,8,16,64,512,4096) if 'more' in what else (512,4096)):
         rs=[routed(T) for _ in range(2)]; pr=list(itertools.product(layers,rs)); res=torch.randn(T,H,device='cuda',dtype=BF)
         distinct=len(set(rs[0].expert_ids.flatten().tolist()))
         fl=T*8*6*H*I
@@ -69,6 +69,17 @@ if 'experts' in what:
             if us: report(f'each T={T} {form.name}',us,distinct*L.block_bytes,fl)
         us=attempt('g',lambda: microseconds([(lambda l=l,r=r: X.experts_grouped(r,l,res)) for l,r in pr]))
         if us: report(f'grouped T={T} {form.name}',us,distinct*L.block_bytes,fl)
+    del layers
+if 'grouped' in what:
+  for form,tls in ((BF16,[(128,128,64,8,3),(128,128,64,8,4),(128,128,64,4,4),(128,256,64,8,3),(128,256,64,8,4),(256,128,64,8,3),(64,128,64,4,4),(64,256,64,8,4),(128,256,32,8,4)]),(INT4,[(64,128,64,4,3),(128,128,64,8,3),(128,128,64,4,2),(64,128,64,8,3),(64,64,64,4,3),(64,256,64,8,3)]),(INT8,[(64,128,64,4,3),(128,128,64,8,3),(64,128,64,8,3)])):
+    L=ExpertLayout(H,I,form)
+    layers=[random_experts(E+S,L,BF,'cuda') for _ in range(2)]
+    for T in (512,4096):
+      rs=[routed(T) for _ in range(2)]; pr=list(itertools.product(layers,rs)); res=torch.randn(T,H,device='cuda',dtype=BF)
+      fl=T*8*6*H*I
+      for tl_ in tls:
+        us=attempt('g',lambda: microseconds([(lambda l=l,r=r: X.experts_grouped(r,l,res,tile=GemmTile(*tl_))) for l,r in pr]))
+        if us: report(f'grouped T={T} {form.name} {tl_}',us,66*L.block_bytes,fl)
     del layers
 if 'linear' in what:
   for form in (BF16,INT8,INT4):

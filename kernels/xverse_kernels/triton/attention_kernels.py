@@ -36,8 +36,8 @@ def decode_attention_kernel(
     """
     token, head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     if PDL:
-        tl.extra.cuda.gdc_launch_dependents()
         tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
     group: tl.constexpr = HEADS // KV_HEADS
     kv_head = head // group
     position = tl.load(positions_ptr + token)

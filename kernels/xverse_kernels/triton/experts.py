@@ -202,13 +202,13 @@ def experts_grouped(
         "BLOCK_BYTES": layout.block_bytes,
         "BITS": bits,
         "BLOCK_M": tile.m,
-        "BLOCK_N": tile.n,
         "BLOCK_K": tile.k,
         "DOT": tl.float32 if dtype == torch.float32 else getattr(tl, str(dtype)[6:]),
         "num_warps": tile.warps,
         "num_stages": tile.stages,
     }
-    grouped_gate_up_kernel[(tiles * -(-layout.width // tile.n),)](
+    gate_rows = tile.n // 2  # and as many rows of up
+    grouped_gate_up_kernel[(tiles * -(-layout.width // gate_rows),)](
         x,
         order,
         counts,
@@ -222,6 +222,7 @@ def experts_grouped(
         HIDDEN_PADDED=x.shape[1],
         WIDTH=layout.width,
         WIDTH_PADDED=width,
+        BLOCK_N=gate_rows,
         **shared,
     )
     parts = torch.empty(pairs, layout.hidden, dtype=dtype, device=device)
@@ -238,6 +239,7 @@ def experts_grouped(
         WIDTH=layout.width,
         WIDTH_PADDED=width,
         DOWN_BYTES=layout.gate_up_bytes,
+        BLOCK_N=tile.n,
         **shared,
     )
     out = torch.empty_like(residual)

@@ -66,7 +66,8 @@ def linear_kernel(
     if BITS > 8:
         weights = w_ptr + tile.to(tl.int64) * (ROWS * K)
         total = tl.zeros((ROWS, BLOCK), tl.float32)
-        row = tl.arange(0, ROWS)[:, None]
+        # the last tile may have rows too many: they repeat the last one and are not stored
+        row = tl.minimum(tl.arange(0, ROWS), rows_total - 1 - tile * ROWS)[:, None]
         total = dense_dot(total, x_ptr, norm_ptr, weights, row, 1.0, K, BLOCK, HAS_NORM)
         values = tl.sum(total, axis=1)
     else:

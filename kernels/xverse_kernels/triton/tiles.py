@@ -73,10 +73,10 @@ def grouped_tile(bits: int, pairs_per_expert: float) -> GemmTile:
     """By how many pairs an expert has on average: small tiles waste less on padding."""
     stages = 4 if bits > 8 else 3
     if pairs_per_expert <= 16:
-        return GemmTile(16, 64, 64, 4, stages)
+        return GemmTile(16, 128, 64, 4, stages)
     if pairs_per_expert <= 64:
-        return GemmTile(64, 64, 64, 4, stages)
-    return GemmTile(128, 64, 64, 8, stages)
+        return GemmTile(64, 128, 64, 4, stages)
+    return GemmTile(128, 128, 64, 8, stages)
 
 
 def gemv_tokens(bits: int) -> int:
