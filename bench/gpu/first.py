@@ -46,21 +46,21 @@ if 'experts' in what:
     rs=[routed(1) for _ in range(8)]
     pairs=list(itertools.product(layers,rs))
     hs=torch.randn(8,I,device='cuda',dtype=BF); res=torch.randn(1,H,device='cuda',dtype=BF)
-    gt=[(1,1024,4),(2,512,2),(2,1024,4),(4,512,2),(4,1024,4),(4,256,1),(8,512,2)] if form is BF16 else [(16,64,4),(16,32,2),(16,128,8),(16,128,4)]
-    for rows,block,warps in gt:
-        t=GemvTile(rows,block,warps)
+    gt=[(1,1024,4),(2,1024,4)] if form is BF16 else [(16,64,4,1,1),(16,64,4,1,2),(16,64,4,1,3),(16,64,4,1,4),(16,32,2,1,3),(16,32,2,1,4),(16,128,8,1,3)]
+    for g in gt:
+        t=GemvTile(*g)
         us=attempt('gu',lambda: microseconds([(lambda l=l,r=r: X.gate_up_each(r,l,tile=t)) for l,r in pairs]))
-        if us: report(f'gate_up {form.name} {rows},{block},{warps}',us,8*L.gate_up_bytes)
-    dt=[(2,512,2,1),(4,512,2,1),(4,256,1,1),(8,512,2,1),(4,1024,4,1),(8,512,2,2),(8,256,1,2)] if form is BF16 else [(16,64,4,2),(16,64,4,4),(16,64,4,8),(16,32,2,8),(16,32,2,4),(16,128,8,2),(16,128,8,4)]
-    for rows,block,warps,sp in dt:
-        t=GemvTile(rows,block,warps,sp)
+        if us: report(f'gate_up {form.name} {g}',us,8*L.gate_up_bytes)
+    dt=[(4,1024,4,1),(8,1024,4,2),(8,1024,4,1),(4,512,2,2)] if form is BF16 else [(16,64,4,4,1),(16,64,4,4,3),(16,64,4,8,2),(16,32,2,8,1),(16,32,2,8,2),(16,32,2,8,3),(16,32,2,4,3),(16,32,2,8,4),(16,128,8,4,3),(16,128,8,2,3)]
+    for g in dt:
+        t=GemvTile(*g)
         us=attempt('dn',lambda: microseconds([(lambda l=l,r=r: X.down_each(hs,r,l,res,ws,tile=t)) for l,r in pairs]))
-        if us: report(f'down {form.name} {rows},{block},{warps},{sp}',us,8*L.down_bytes)
+        if us: report(f'down {form.name} {g}',us,8*L.down_bytes)
     for pdl in (False,True):
         def both(l,r): X.down_each(X.gate_up_each(r,l,pdl=pdl),r,l,res,ws,pdl=pdl)
         us=attempt('both',lambda: microseconds([(lambda l=l,r=r: both(l,r)) for l,r in pairs]))
         if us: report(f'moe T=1 {form.name} pdl={pdl}',us,8*L.block_bytes)
-    for T in ((2,4,8,16,64,512,4096) if 'more' in what else (512,4096)):
+    for T in ((2,4,8,16,64,512,4096) if 'more' in what else ()):
         rs=[routed(T) for _ in range(2)]; pr=list(itertools.product(layers,rs)); res=torch.randn(T,H,device='cuda',dtype=BF)
         distinct=len(set(rs[0].expert_ids.flatten().tolist()))
         fl=T*8*6*H*I
@@ -87,12 +87,12 @@ if 'linear' in what:
         n=max(2,int(4e8/form.matrix_bytes(rows,cols)))
         ms=[random_packed(rows,cols,form,'cuda') for _ in range(min(n,12))]
         x=torch.randn(1,H,device='cuda',dtype=BF); nw=torch.ones(H,device='cuda',dtype=BF)
-        tiles=[(2,512,2,1),(4,512,2,1),(8,512,2,1),(4,256,1,1),(2,1024,4,1)] if form is BF16 else [(16,64,4,1),(16,32,2,1),(16,128,8,1),(16,64,4,2),(16,64,4,4),(16,128,4,1)]
-        for rr,b,w,sp in tiles:
-            t=GemvTile(rr,b,w,sp)
+        tiles=[(4,512,2,1),(4,1024,4,1)] if form is BF16 else [(16,64,4,1,1),(16,64,4,1,3),(16,128,8,1,1),(16,128,8,1,3),(16,128,8,2,3),(16,64,4,2,3),(16,256,16,1,1)]
+        for g in tiles:
+            t=GemvTile(*g)
             norm=nw if name!='o' else None
             us=attempt('l',lambda: microseconds([(lambda m=m: linear.gemv(x,m,ws,norm=norm,eps=1e-6,tile=t)) for m in ms]))
-            if us: report(f'{name} {form.name} {rr},{b},{w},{sp}',us,form.matrix_bytes(rows,cols))
+            if us: report(f'{name} {form.name} {g}',us,form.matrix_bytes(rows,cols))
         del ms
 if 'small' in what:
   x=torch.randn(1,H,device='cuda',dtype=BF); nw=torch.ones(H,device='cuda',dtype=BF)
@@ -107,8 +107,9 @@ if 'small' in what:
   qkv=torch.randn(1,7680,device='cuda',dtype=BF); seq=torch.zeros(1,device='cuda',dtype=torch.int32)
   for L in (128,1024,8192):
     pos=torch.tensor([L],device='cuda',dtype=torch.int32)
-    for blk,w,sp in itertools.product((16,32,64),(2,4),(1,4,8,16,32)):
-      if sp>max(1,L//64): continue
+    for blk,w,sp,sta in [(b_,w_,s_,t_) for b_,w_ in ((16,2),(32,4),(16,4),(64,8)) for s_ in (1,4,8,16,32,64) for t_ in (1,2,3)]:
+      if sp>max(1,L//64) or (L>4000 and sp<16) or (L>=1024 and sp==1): continue
+      A.ATTENTION_STAGES=sta
       A.ATTENTION_BLOCK=blk; A.ATTENTION_WARPS=w
       us=attempt('a',lambda: microseconds([(lambda a=a,b=b: A.attend_each(qkv,cos,sin,a,b,pos,seq,ws,splits=sp)) for a,b in zip(k,v)]))
-      if us: report(f'attention L={L} block {blk} warps {w} splits {sp}',us,L*32*80*4)
+      if us: report(f'attention L={L} block {blk} warps {w} splits {sp} stages {sta}',us,L*32*80*4)

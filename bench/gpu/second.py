@@ -19,17 +19,36 @@ def decode_rate(loop, start, n=40):
         for _ in range(n): loop.step(start)
         torch.cuda.synchronize(); times.append((time.perf_counter()-t)/n)
     return sorted(times)[1]
-for prec in sys.argv[1:]:
+from xverse_kernels.triton import sampling as S, attention as A
+from xverse_kernels.triton.tiles import *
+import dataclasses
+if 'sample' in sys.argv:
+    V=100534; st=S.SamplerState.empty(1,V,torch.device('cuda')); lg=torch.randn(1,V,device='cuda')*3
+    assert int(S.sample(lg,st))==int(lg.argmax())
+    print('greedy us',microseconds([lambda: S.sample(lg,st)]*10), 'argmax', microseconds([lambda: lg.argmax(-1)]*10))
+    from xverse_runtime.sampling import token_probabilities; from xverse_runtime.types import SamplingParams
+    for tk,tp,mp in ((30,.85,0.),(5,1.,0.),(64,.95,.1)):
+        st=S.SamplerState.empty(1,V,torch.device('cuda')); hist=lg[0].topk(3).indices[:2]
+        st.settings[:]=torch.tensor([.7,1.1,tp,mp]); st.top_k[:]=tk; st.seeds[:]=7; st.seen.zero_(); st.seen[0,hist]=1
+        us=microseconds([lambda: S.sample(lg,st)]*10)
+        cnt=torch.zeros(V,device='cuda'); N=3000; toks=[]
+        for i in range(N):
+            st.seen.zero_(); st.seen[0,hist]=1; toks.append(S.sample(lg,st).clone())
+        toks=torch.cat(toks); cnt.scatter_add_(0,toks,torch.ones(N,device='cuda'))
+        pr=token_probabilities(lg[0].cpu(),hist.cpu(),SamplingParams(temperature=.7,top_k=tk,top_p=tp,min_p=mp,repetition_penalty=1.1)).cuda()
+        print('draw us',us,'kept',int((pr>0).sum()),'outside',float(cnt[pr==0].sum()),'chi2/n',float(((cnt-N*pr)[pr>0]**2/(N*pr[pr>0])).sum()/(pr>0).sum()),flush=True)
+    lg[0,77]=float('nan'); print('nan',int(S.sample(lg,st)))
+for prec in [a for a in sys.argv[1:] if a in PRESETS]:
     t=time.time(); dec,pool,cfg=random_decoder(prec); torch.cuda.synchronize(); print(prec,'made',time.time()-t, torch.cuda.memory_allocated()/1e9,flush=True)
     per=bytes_per_token(cfg,PRESETS[prec])
-    for pdl in (True,False):
+    for pdl in (1,2,0):
         dec._kernels._pdl=pdl
-        loop=DecodeLoop(dec,pool,lambda l: l.argmax(-1))
+        st=S.SamplerState.empty(1,cfg.vocab_size,torch.device('cuda')); loop=DecodeLoop(dec,pool,lambda l: S.sample(l,st))
         for c in (0,900,4000,8100):
             s=decode_rate(loop,c); kv=c*286720
             print(f'{prec} pdl={pdl} ctx {c}: {1/s:.1f} tok/s {s*1e3:.3f} ms  share {(per+kv)/s/bw:.1%}',flush=True)
-            if not pdl: break
-        if pdl:
+            if pdl!=1: break
+        if pdl==0:
           from torch.profiler import profile, ProfilerActivity
           loop.positions.fill_(0)
           with profile(activities=[ProfilerActivity.CUDA]) as prof:

@@ -38,8 +38,12 @@ class KernelBackend(Protocol):
         *,
         norm: Norm | None = None,
         residual: Tensor | None = None,
+        out_dtype: torch.dtype | None = None,
     ) -> Tensor:
-        """Linear layers side by side on the normed input, plus a residual: [T, sum of rows]."""
+        """Linear layers side by side on the normed input, plus a residual: [T, sum of rows].
+
+        The result has the dtype of x unless ``out_dtype`` says otherwise.
+        """
 
     def attend_span(
         self, qkv: Tensor, rotary: Rotary, keys: Tensor, values: Tensor, sequence: int, past: int

@@ -23,12 +23,14 @@ class ReferenceBackend:
         *,
         norm: Norm | None = None,
         residual: Tensor | None = None,
+        out_dtype: torch.dtype | None = None,
     ) -> Tensor:
         if norm is not None:
             x = reference.rms_norm(x, norm.weight, norm.eps)
         parts = [reference.linear(x, one.weight, one.bias) for one in projections]
         joined = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
-        return joined if residual is None else residual + joined
+        joined = joined if residual is None else residual + joined
+        return joined if out_dtype is None else joined.to(out_dtype)
 
     def attend_span(
         self, qkv: Tensor, rotary: Rotary, keys: Tensor, values: Tensor, sequence: int, past: int

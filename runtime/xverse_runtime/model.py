@@ -157,4 +157,6 @@ class Decoder:
     def _head(self, x: Tensor) -> Tensor:
         norm = Norm(self._weights.norm, self.config.rms_norm_eps)
         head = Projection(self._weights.head)
-        return self._kernels.linear(x.contiguous(), [head], norm=norm).float()
+        return self._kernels.linear(
+            x.contiguous(), [head], norm=norm, out_dtype=torch.float32
+        )

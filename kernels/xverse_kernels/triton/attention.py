@@ -12,7 +12,7 @@ from xverse_kernels.triton.attention_kernels import (
     rotate_and_cache_kernel,
 )
 from xverse_kernels.triton.launch import Workspace, padded, require_rows
-from xverse_kernels.triton.tiles import ATTENTION_BLOCK, ATTENTION_WARPS
+from xverse_kernels.triton.tiles import ATTENTION_BLOCK, ATTENTION_STAGES, ATTENTION_WARPS
 
 
 def attend_each(
@@ -69,9 +69,10 @@ def attend_each(
         DIM_PADDED=dim_padded,
         BLOCK=ATTENTION_BLOCK,
         SPLITS=splits,
+        STAGES=ATTENTION_STAGES,
         PDL=pdl,
         num_warps=ATTENTION_WARPS,
-        launch_pdl=pdl,
+        launch_pdl=bool(pdl),
     )
     return out
 

@@ -22,7 +22,7 @@ def decode_attention_kernel(
     qkv_ptr, positions_ptr, sequences_ptr, cos_ptr, sin_ptr, k_ptr, v_ptr, out_ptr, partial_ptr,
     counter_ptr, capacity,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr, DIM_PADDED: tl.constexpr,
-    BLOCK: tl.constexpr, SPLITS: tl.constexpr, PDL: tl.constexpr,
+    BLOCK: tl.constexpr, SPLITS: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """One token of one sequence, one query head, a part of its past.
 
@@ -62,7 +62,7 @@ def decode_attention_kernel(
     weight = tl.zeros((BLOCK, 1), tl.float32)
     mixed = tl.zeros((BLOCK, DIM_PADDED), tl.float32)
     place = (cache_row + first + lane) * DIM + columns
-    for start in range(first, last, BLOCK):
+    for start in tl.range(first, last, BLOCK, num_stages=STAGES):
         valid = start + lane < last
         readable = valid & (columns < DIM)
         k = tl.load(k_ptr + place, mask=readable, other=0.0).to(tl.float32)
@@ -139,12 +139,12 @@ def rotate_and_cache_kernel(
         sin = tl.load(sin_ptr + place, mask=inside, other=0.0)
         x = rotated(row, cos, sin, column, inside, DIM)
         if head < HEADS:
-            at = (head * tokens + token).to(tl.int64) * DIM + column
-            tl.store(q_ptr + at, x.to(q_ptr.dtype.element_ty), mask=inside)
+            q_at = (head * tokens + token).to(tl.int64) * DIM + column
+            tl.store(q_ptr + q_at, x.to(q_ptr.dtype.element_ty), mask=inside)
         else:
-            at = (head - HEADS).to(tl.int64) * capacity * DIM + place
-            tl.store(k_ptr + at, x.to(k_ptr.dtype.element_ty), mask=inside)
+            k_at = (head - HEADS).to(tl.int64) * capacity * DIM + place
+            tl.store(k_ptr + k_at, x.to(k_ptr.dtype.element_ty), mask=inside)
     else:
-        x = tl.load(row + column, mask=inside, other=0.0)
+        stored = tl.load(row + column, mask=inside, other=0.0)
         at = (head - HEADS - KV_HEADS).to(tl.int64) * capacity * DIM + place
-        tl.store(v_ptr + at, x.to(v_ptr.dtype.element_ty), mask=inside)
+        tl.store(v_ptr + at, stored.to(v_ptr.dtype.element_ty), mask=inside)

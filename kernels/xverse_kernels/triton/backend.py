@@ -39,10 +39,12 @@ class TritonBackend:
         *,
         norm: Norm | None = None,
         residual: Tensor | None = None,
+        out_dtype: torch.dtype | None = None,
     ) -> Tensor:
         if len(projections) > 1:
             assert residual is None
-            return torch.cat([self.linear(x, [one], norm=norm) for one in projections], dim=-1)
+            parts = [self.linear(x, [one], norm=norm, out_dtype=out_dtype) for one in projections]
+            return torch.cat(parts, dim=-1)
         weight, bias = projections[0]
         bits = weight.form.bits if isinstance(weight, PackedMatrix) else 8 * weight.element_size()
         if x.shape[0] <= gemv_tokens(bits):
@@ -54,6 +56,7 @@ class TritonBackend:
                 eps=0.0 if norm is None else norm.eps,
                 bias=bias,
                 residual=residual,
+                out_dtype=out_dtype,
                 pdl=self._pdl,
             )
         if norm is not None:
@@ -61,8 +64,10 @@ class TritonBackend:
         dense = linear.dequantise(weight, x.dtype) if isinstance(weight, PackedMatrix) else weight
         if residual is None or bias is not None:
             y = F.linear(x, dense, bias)
-            return y if residual is None else residual + y
-        return torch.addmm(residual, x, dense.t())
+            y = y if residual is None else residual + y
+        else:
+            y = torch.addmm(residual, x, dense.t())
+        return y if out_dtype is None else y.to(out_dtype)
 
     def attend_span(
         self, qkv: Tensor, rotary: Rotary, keys: Tensor, values: Tensor, sequence: int, past: int

@@ -96,7 +96,8 @@ def word_dot(words, x_ptr, norm_ptr, word, inside, BITS: tl.constexpr, NORM: tl.
 @triton.jit
 def packed_dot(
     total, x_ptr, norm_ptr, w_ptr, scale_ptr, row, first, last, factor,
-    K: tl.constexpr, BITS: tl.constexpr, WORDS: tl.constexpr, NORM: tl.constexpr,
+    K: tl.constexpr, BITS: tl.constexpr, WORDS: tl.constexpr, STAGES: tl.constexpr,
+    NORM: tl.constexpr,
 ):  # fmt: skip
     """Add rows of a packed matrix times a vector, over words first to last, to a running total.
 
@@ -109,7 +110,7 @@ def packed_dot(
         first, last: range of words; first is a multiple of a chunk's words.
         factor: of the whole product.
     """
-    for start in range(first, last, WORDS):
+    for start in tl.range(first, last, WORDS, num_stages=STAGES):
         word = start + tl.arange(0, WORDS)[:, None]
         inside = word < last
         words = tl.load(w_ptr + word_place(word, row, K, BITS), mask=inside, other=0)

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from xverse_kernels.triton.dot_kernels import UNIT, dense_dot, packed_dot
+from xverse_kernels.triton.dot_kernels import UNIT, dense_dot, packed_dot, prefetch
 from xverse_kernels.triton.linear_kernels import finish_split
 
 
@@ -11,7 +11,8 @@ from xverse_kernels.triton.linear_kernels import finish_split
 def gate_up_kernel(
     x_ptr, ids_ptr, table_ptr, w_ptr, scale_ptr, h_ptr,
     SLOTS: tl.constexpr, HIDDEN: tl.constexpr, WIDTH: tl.constexpr, BLOCK_BYTES: tl.constexpr,
-    BITS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
+    BITS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     """``h = silu(gate x) * (up x)``: ROWS of the width for one pair a program.
 
@@ -20,6 +21,8 @@ def gate_up_kernel(
     pair, tile = tl.program_id(0), tl.program_id(1)
     if PDL:
         tl.extra.cuda.gdc_wait()
+        if PDL == 2:
+            tl.extra.cuda.gdc_launch_dependents()
     block = tl.load(table_ptr + tl.load(ids_ptr + pair))
     if block >= 0:
         x_ptr += pair // SLOTS * HIDDEN
@@ -40,10 +43,11 @@ def gate_up_kernel(
             words: tl.constexpr = HIDDEN * BITS // 32
             total = packed_dot(
                 tl.zeros((BLOCK, 2 * ROWS), tl.float32), x_ptr, x_ptr, w_ptr + start,
-                scale_ptr + 2 * start, both[None, :], 0, words, 1.0, HIDDEN, BITS, BLOCK, False,
+                scale_ptr + 2 * start, both[None, :], 0, words, 1.0, HIDDEN, BITS, BLOCK, STAGES,
+                False,
             )  # fmt: skip
             values = tl.sum(total, axis=0) * (1.0 / UNIT)
-        if PDL:
+        if PDL == 1:
             tl.extra.cuda.gdc_launch_dependents()
         gate, up = tl.split(tl.trans(tl.reshape(values, (2, ROWS))))
         h = gate / (1.0 + tl.exp(-gate)) * up
@@ -57,7 +61,7 @@ def down_kernel(
     partial_ptr, counter_ptr,
     SLOTS: tl.constexpr, HIDDEN: tl.constexpr, WIDTH: tl.constexpr, BLOCK_BYTES: tl.constexpr,
     DOWN_BYTES: tl.constexpr, BITS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
-    SPLITS: tl.constexpr, PDL: tl.constexpr,
+    SPLITS: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """``out = residual + sum over slots of weight * (down h)``, ROWS of the hidden width a program.
 
@@ -65,7 +69,18 @@ def down_kernel(
     """
     token, tile, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     if PDL:
+        # The kernel before reads the same ids, and it has begun: so they are there. What it writes
+        # is not; meanwhile the weights of the first slot can come.
+        near = tl.load(table_ptr + tl.load(ids_ptr + token * SLOTS + split * (SLOTS // SPLITS)))
+        if near >= 0:
+            element_bits: tl.constexpr = BITS if BITS > 8 else 32
+            share_bytes: tl.constexpr = ROWS * (WIDTH * BITS // 8 + (0 if BITS > 8 else WIDTH // 16))
+            there = near.to(tl.int64) * (BLOCK_BYTES * 8 // element_bits)
+            there += DOWN_BYTES * 8 // element_bits + tile * (share_bytes * 8 // element_bits)
+            prefetch(w_ptr + there, share_bytes * 8 // element_bits)
         tl.extra.cuda.gdc_wait()
+        if PDL == 2:
+            tl.extra.cuda.gdc_launch_dependents()
     share: tl.constexpr = (SLOTS + SPLITS - 1) // SPLITS
     row = tl.arange(0, ROWS)
     if BITS > 8:
@@ -90,9 +105,9 @@ def down_kernel(
                 start += DOWN_BYTES // 4 + tile * (ROWS * row_bytes // 4)
                 total = packed_dot(
                     total, h, h, w_ptr + start, scale_ptr + 2 * start, row[None, :],
-                    0, WIDTH * BITS // 32, weight, WIDTH, BITS, BLOCK, False,
+                    0, WIDTH * BITS // 32, weight, WIDTH, BITS, BLOCK, STAGES, False,
                 )  # fmt: skip
-    if PDL:
+    if PDL == 1:
         tl.extra.cuda.gdc_launch_dependents()
     if BITS > 8:
         values = tl.sum(total, axis=1)

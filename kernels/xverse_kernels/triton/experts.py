@@ -85,7 +85,7 @@ def route(
         TILE=ROUTER_EXPERTS,
         PDL=pdl,
         num_warps=ROUTER_WARPS,
-        launch_pdl=pdl,
+        launch_pdl=bool(pdl),
     )
     return result
 
@@ -118,9 +118,10 @@ def gate_up_each(
         BITS=bits,
         ROWS=tile.rows,
         BLOCK=tile.block,
+        STAGES=tile.stages,
         PDL=pdl,
         num_warps=tile.warps,
-        launch_pdl=pdl,
+        launch_pdl=bool(pdl),
     )
     return h
 
@@ -163,9 +164,10 @@ def down_each(
         ROWS=tile.rows,
         BLOCK=tile.block,
         SPLITS=splits,
+        STAGES=tile.stages,
         PDL=pdl,
         num_warps=tile.warps,
-        launch_pdl=pdl,
+        launch_pdl=bool(pdl),
     )
     return out
 

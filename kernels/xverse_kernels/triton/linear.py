@@ -67,9 +67,10 @@ def gemv(
         HAS_NORM=norm is not None,
         HAS_BIAS=bias is not None,
         HAS_RESIDUAL=residual is not None,
+        STAGES=tile.stages,
         PDL=pdl,
         num_warps=tile.warps,
-        launch_pdl=pdl,
+        launch_pdl=bool(pdl),
     )
     return out
 

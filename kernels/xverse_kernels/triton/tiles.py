@@ -5,18 +5,20 @@ Why each is what it is: docs/kernels.md. Measured on an H100; elsewhere compiled
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
 class GemvTile:
     """Rows of the matrix and elements (dense) or words (packed) of the vector a program takes at
-    once, its warps, and into how many parts the sum is split."""
+    once, its warps, into how many parts the sum is split, and how many
+    blocks are on their way at once (through shared memory, packed only)."""
 
     rows: int
     block: int
     warps: int
     splits: int = 1
+    stages: int = 1
 
 
 @dataclass(frozen=True)
@@ -60,13 +62,14 @@ def linear_tile(bits: int, rows: int) -> GemvTile:
     tile = LINEAR[bits]
     if bits > 8 or rows > NARROW_ROWS:
         return tile
-    return GemvTile(tile.rows, tile.block, tile.warps, NARROW_SPLITS)
+    return replace(tile, splits=NARROW_SPLITS)
 
 
 ROUTER_EXPERTS = 1  # a program
 ROUTER_WARPS = 4
 ATTENTION_BLOCK = 32
 ATTENTION_WARPS = 4
+ATTENTION_STAGES = 1
 
 
 def grouped_tile(bits: int, pairs_per_expert: float) -> GemmTile:

@@ -1,0 +1,71 @@
+"""Launching the sampler."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from xverse_kernels.triton.launch import padded, require_rows
+from xverse_kernels.triton.sampling_kernels import candidates_kernel, draw_kernel
+
+CANDIDATES = 64  # the largest top-k that is drawn on the device
+BLOCK = 2048
+DRAW_WARPS = 8
+
+
+@dataclass(frozen=True)
+class SamplerState:
+    """What the sampler reads and keeps for each of T sequences, in fixed buffers on the device."""
+
+    settings: Tensor  # fp32 [T, 4]: temperature, repetition penalty, top-p, min-p
+    top_k: Tensor  # int32 [T], 1 to CANDIDATES
+    seeds: Tensor  # int64 [T]
+    steps: Tensor  # int64 [T]
+    seen: Tensor  # int8 [T, vocab]
+    tokens: Tensor  # int64 [T], the result; -1 where a logit was not finite
+
+    @classmethod
+    def empty(cls, sequences: int, vocab: int, device: torch.device) -> SamplerState:
+        """Greedy for all."""
+        settings = torch.tensor([[0.0, 1.0, 1.0, 0.0]], device=device).repeat(sequences, 1)
+        return cls(
+            settings=settings,
+            top_k=torch.full((sequences,), CANDIDATES, dtype=torch.int32, device=device),
+            seeds=torch.zeros(sequences, dtype=torch.int64, device=device),
+            steps=torch.zeros(sequences, dtype=torch.int64, device=device),
+            seen=torch.zeros(sequences, vocab, dtype=torch.int8, device=device),
+            tokens=torch.zeros(sequences, dtype=torch.int64, device=device),
+        )
+
+
+def sample(logits: Tensor, state: SamplerState) -> Tensor:
+    """Draw one token of each sequence into ``state.tokens``, and return them.
+
+    Args:
+        logits: fp32 [T, vocab].
+        state: settings and buffers; ``seen`` and ``steps`` move on.
+    """
+    require_rows(logits)
+    rows, vocab = logits.shape
+    blocks = -(-vocab // BLOCK)
+    keys = torch.empty(rows, blocks, CANDIDATES, dtype=torch.int64, device=logits.device)
+    candidates_kernel[(rows, blocks)](
+        logits, state.seen, state.settings, keys, vocab, BLOCK=BLOCK, CANDIDATES=CANDIDATES
+    )
+    draw_kernel[(rows,)](
+        keys,
+        state.settings,
+        state.top_k,
+        state.seeds,
+        state.steps,
+        state.seen,
+        state.tokens,
+        vocab,
+        blocks,
+        BLOCKS_PADDED=padded(blocks),
+        CANDIDATES=CANDIDATES,
+        num_warps=DRAW_WARPS,
+    )
+    return state.tokens

@@ -1,0 +1,119 @@
+"""Choosing the next token without the host.
+
+A logit and its id make one 64-bit key, ordered by logit and then by lower id. The first kernel
+leaves the largest keys of each stretch of the vocabulary, the second one draws among them. What is
+drawn from are the CANDIDATES likeliest tokens, so top-k must be at most that.
+"""
+
+import triton
+import triton.language as tl
+
+LOWEST_KEY = tl.constexpr(-(2**63))
+BROKEN_KEY = tl.constexpr(2**63 - 1)  # above every key of a number: some logit was none
+LARGEST = tl.constexpr(3.0e38)
+
+
+@triton.jit
+def key_of(logits, ids):
+    """int64 keys: a larger logit, or the same and a lower id, is a larger key."""
+    bits = logits.to(tl.int32, bitcast=True)
+    ordered = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+    return (ordered.to(tl.int64) << 32) | (0x7FFFFFFF - ids).to(tl.int64)
+
+
+@triton.jit
+def logit_of(keys):
+    """The logit in a key."""
+    ordered = (keys >> 32).to(tl.int32)
+    return tl.where(ordered < 0, ordered ^ 0x7FFFFFFF, ordered).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def id_of(keys):
+    """The token id in a key."""
+    return (0x7FFFFFFF - (keys & 0x7FFFFFFF)).to(tl.int32)
+
+
+@triton.jit
+def candidates_kernel(
+    logits_ptr, seen_ptr, settings_ptr, keys_ptr, vocab,
+    BLOCK: tl.constexpr, CANDIDATES: tl.constexpr,
+):  # fmt: skip
+    """The largest keys of BLOCK penalised logits of one sequence.
+
+    Grid: sequences, blocks. logits fp32 [T, vocab]; seen int8 [T, vocab], 1 for tokens of the text
+    so far; settings fp32 [T, 4]: temperature, repetition penalty, top-p, min-p. Writes int64
+    [T, blocks, CANDIDATES], sorted downwards; at temperature 0 only the first is set.
+    """
+    row, block = tl.program_id(0), tl.program_id(1)
+    ids = block * BLOCK + tl.arange(0, BLOCK)
+    inside = ids < vocab
+    at = row.to(tl.int64) * vocab + ids
+    logits = tl.load(logits_ptr + at, mask=inside, other=0.0)
+    seen = tl.load(seen_ptr + at, mask=inside, other=0)
+    temperature = tl.load(settings_ptr + row * 4)
+    penalty = tl.load(settings_ptr + row * 4 + 1)
+    broken = tl.max((tl.abs(logits) <= 3.4028235e38).to(tl.int32) ^ 1, axis=0) > 0
+    penalised = tl.where(logits < 0, logits * penalty, logits / penalty)
+    penalised = tl.minimum(tl.maximum(penalised, -LARGEST), LARGEST)
+    logits = tl.where(seen > 0, penalised, logits)
+    keys = tl.where(inside, key_of(logits, ids), LOWEST_KEY)
+    keys = tl.where(broken, BROKEN_KEY, keys)
+    out = keys_ptr + (row * tl.num_programs(1) + block) * CANDIDATES
+    if temperature == 0.0:
+        tl.store(out, tl.max(keys, axis=0))
+    else:
+        keys = tl.sort(keys, descending=True)
+        place = tl.arange(0, BLOCK)
+        tl.store(out + place, keys, mask=place < CANDIDATES)
+
+
+@triton.jit
+def draw_kernel(
+    keys_ptr, settings_ptr, counts_ptr, seeds_ptr, steps_ptr, seen_ptr, tokens_ptr, vocab, blocks,
+    BLOCKS_PADDED: tl.constexpr, CANDIDATES: tl.constexpr,
+):  # fmt: skip
+    """One token of each sequence (grid: sequences), drawn among the largest keys.
+
+    counts int32 [T]: top-k; seeds int64 [T]; steps int64 [T], a number that no two draws share.
+    The token, or -1 if some logit was not finite, goes to tokens int64 [T] and into ``seen``.
+    """
+    row = tl.program_id(0)
+    temperature = tl.load(settings_ptr + row * 4)
+    base = keys_ptr + row * blocks * CANDIDATES
+    block = tl.arange(0, BLOCKS_PADDED)
+    firsts = tl.load(base + block * CANDIDATES, mask=block < blocks, other=LOWEST_KEY)
+    best = tl.max(firsts, axis=0)
+    token = id_of(best)
+    if (temperature > 0.0) & (best != BROKEN_KEY):
+        place = tl.arange(0, BLOCKS_PADDED * CANDIDATES)
+        keys = tl.load(base + place, mask=place < blocks * CANDIDATES, other=LOWEST_KEY)
+        keys = tl.sort(keys, descending=True)
+        keys = tl.where(place < CANDIDATES, keys, LOWEST_KEY)
+        logits = tl.where(keys == LOWEST_KEY, float("-inf"), logit_of(keys))
+        # relative to the likeliest token, no temperature however small can overflow
+        logits = (logits - logit_of(best)) / temperature
+        top_k = tl.minimum(tl.load(counts_ptr + row), CANDIDATES)
+        last = tl.min(tl.where(place < top_k, logits, 0.0), axis=0)
+        weights = tl.where(logits >= last, tl.exp(logits), 0.0)
+        weights = weights / tl.sum(weights, axis=0)
+        # a token goes if it and all less likely ones have at most 1 - top_p together
+        rest = 1.0 - (tl.cumsum(weights, axis=0) - weights)
+        top_p = tl.load(settings_ptr + row * 4 + 2)
+        least = tl.where(top_p < 1.0, 1.0 - top_p, -1.0)
+        weights = tl.where((place == 0) | (rest > least), weights, 0.0)
+        min_p = tl.load(settings_ptr + row * 4 + 3)
+        weights = tl.where(weights >= min_p * tl.max(weights, axis=0), weights, 0.0)
+        uniform = tl.rand(tl.load(seeds_ptr + row), tl.load(steps_ptr + row).to(tl.int32))
+        reached = tl.cumsum(weights, axis=0)
+        target = uniform * tl.max(reached, axis=0)
+        chosen = tl.sum((reached <= target).to(tl.int32), axis=0)
+        last_kept = tl.max(tl.where(weights > 0, place, 0), axis=0)
+        chosen = tl.minimum(chosen, last_kept)
+        token = id_of(tl.max(tl.where(place == chosen, keys, LOWEST_KEY), axis=0))
+    if best == BROKEN_KEY:
+        tl.store(tokens_ptr + row, -1)
+    else:
+        tl.store(tokens_ptr + row, token.to(tl.int64))
+        tl.store(seen_ptr + row.to(tl.int64) * vocab + token, 1)
+    tl.store(steps_ptr + row, tl.load(steps_ptr + row) + 1)
