@@ -46,12 +46,12 @@ if 'experts' in what:
     rs=[routed(1) for _ in range(8)]
     pairs=list(itertools.product(layers,rs))
     hs=torch.randn(8,I,device='cuda',dtype=BF); res=torch.randn(1,H,device='cuda',dtype=BF)
-    gt=[(1,1024,4),(2,1024,4)] if form is BF16 else [(16,64,4,1,1),(16,64,4,1,2),(16,64,4,1,3),(16,64,4,1,4),(16,32,2,1,3),(16,32,2,1,4),(16,128,8,1,3)]
+    gt=[(1,1024,4)] if form is BF16 else [(16,64,4),(16,32,2),(16,128,8),(16,32,4)]
     for g in gt:
         t=GemvTile(*g)
         us=attempt('gu',lambda: microseconds([(lambda l=l,r=r: X.gate_up_each(r,l,tile=t)) for l,r in pairs]))
         if us: report(f'gate_up {form.name} {g}',us,8*L.gate_up_bytes)
-    dt=[(4,1024,4,1),(8,1024,4,2),(8,1024,4,1),(4,512,2,2)] if form is BF16 else [(16,64,4,4,1),(16,64,4,4,3),(16,64,4,8,2),(16,32,2,8,1),(16,32,2,8,2),(16,32,2,8,3),(16,32,2,4,3),(16,32,2,8,4),(16,128,8,4,3),(16,128,8,2,3)]
+    dt=[(8,1024,4,1),(16,1024,4,1),(8,2048,8,1),(16,1024,4,2)] if form is BF16 else [(16,64,4,4),(16,64,4,8),(16,32,2,8),(16,32,4,8),(16,32,4,4),(16,64,8,4)]
     for g in dt:
         t=GemvTile(*g)
         us=attempt('dn',lambda: microseconds([(lambda l=l,r=r: X.down_each(hs,r,l,res,ws,tile=t)) for l,r in pairs]))
@@ -71,10 +71,10 @@ if 'experts' in what:
         if us: report(f'grouped T={T} {form.name}',us,distinct*L.block_bytes,fl)
     del layers
 if 'grouped' in what:
-  for form,tls in ((BF16,[(128,128,64,8,3),(128,128,64,8,4),(128,128,64,4,4),(128,256,64,8,3),(128,256,64,8,4),(256,128,64,8,3),(64,128,64,4,4),(64,256,64,8,4),(128,256,32,8,4)]),(INT4,[(64,128,64,4,3),(128,128,64,8,3),(128,128,64,4,2),(64,128,64,8,3),(64,64,64,4,3),(64,256,64,8,3)]),(INT8,[(64,128,64,4,3),(128,128,64,8,3),(64,128,64,8,3)])):
+  for form,tls in ((INT4,[(16,64,64,4,3),(16,128,64,4,3),(16,128,64,4,2),(32,128,64,4,3),(32,64,64,4,3),(32,128,64,4,2),(64,128,64,4,2),(64,128,64,4,3),(16,32,64,2,3),(16,64,64,2,3)]),(BF16,[(16,128,64,4,4),(32,128,64,4,4),(16,64,64,4,4),(32,64,64,4,5),(16,128,128,4,3)])) if 'small' in what else ((BF16,[(128,128,64,8,3),(128,128,64,8,4),(128,128,64,4,4),(128,256,64,8,3),(128,256,64,8,4),(256,128,64,8,3),(64,128,64,4,4),(64,256,64,8,4),(128,256,32,8,4)]),(INT4,[(64,128,64,4,3),(128,128,64,8,3),(128,128,64,4,2),(64,128,64,8,3),(64,64,64,4,3),(64,256,64,8,3)]),(INT8,[(64,128,64,4,3),(128,128,64,8,3),(64,128,64,8,3)])):
     L=ExpertLayout(H,I,form)
     layers=[random_experts(E+S,L,BF,'cuda') for _ in range(2)]
-    for T in (512,4096):
+    for T in ((16,128,512) if 'small' in what else (512,4096)):
       rs=[routed(T) for _ in range(2)]; pr=list(itertools.product(layers,rs)); res=torch.randn(T,H,device='cuda',dtype=BF)
       fl=T*8*6*H*I
       for tl_ in tls:
@@ -82,12 +82,12 @@ if 'grouped' in what:
         if us: report(f'grouped T={T} {form.name} {tl_}',us,66*L.block_bytes,fl)
     del layers
 if 'linear' in what:
-  for form in (BF16,INT8,INT4):
+  for form in (BF16,INT8):
     for rows,cols,name in ((7680,H,'qkv'),(H,H,'o'),(100534,H,'head')):
         n=max(2,int(4e8/form.matrix_bytes(rows,cols)))
         ms=[random_packed(rows,cols,form,'cuda') for _ in range(min(n,12))]
         x=torch.randn(1,H,device='cuda',dtype=BF); nw=torch.ones(H,device='cuda',dtype=BF)
-        tiles=[(4,512,2,1),(4,1024,4,1)] if form is BF16 else [(16,64,4,1,1),(16,64,4,1,3),(16,128,8,1,1),(16,128,8,1,3),(16,128,8,2,3),(16,64,4,2,3),(16,256,16,1,1)]
+        tiles=[(4,512,2,1),(8,1024,4,1),(2,512,2,1)] if form is BF16 else [(16,64,4,1),(16,128,8,1),(16,64,8,1),(16,32,4,1),(16,256,16,1)]
         for g in tiles:
             t=GemvTile(*g)
             norm=nw if name!='o' else None
@@ -107,9 +107,8 @@ if 'small' in what:
   qkv=torch.randn(1,7680,device='cuda',dtype=BF); seq=torch.zeros(1,device='cuda',dtype=torch.int32)
   for L in (128,1024,8192):
     pos=torch.tensor([L],device='cuda',dtype=torch.int32)
-    for blk,w,sp,sta in [(b_,w_,s_,t_) for b_,w_ in ((16,2),(32,4),(16,4),(64,8)) for s_ in (1,4,8,16,32,64) for t_ in (1,2,3)]:
+    for blk,w,sp,sta in [(b_,w_,s_,t_) for b_,w_ in ((16,2),(16,4),(32,8),(8,2),(32,4)) for s_ in (1,4,8,16,32,64) for t_ in (1,)]:
       if sp>max(1,L//64) or (L>4000 and sp<16) or (L>=1024 and sp==1): continue
-      A.ATTENTION_STAGES=sta
       A.ATTENTION_BLOCK=blk; A.ATTENTION_WARPS=w
       us=attempt('a',lambda: microseconds([(lambda a=a,b=b: A.attend_each(qkv,cos,sin,a,b,pos,seq,ws,splits=sp)) for a,b in zip(k,v)]))
       if us: report(f'attention L={L} block {blk} warps {w} splits {sp} stages {sta}',us,L*32*80*4)

@@ -41,13 +41,13 @@ if 'sample' in sys.argv:
 for prec in [a for a in sys.argv[1:] if a in PRESETS]:
     t=time.time(); dec,pool,cfg=random_decoder(prec); torch.cuda.synchronize(); print(prec,'made',time.time()-t, torch.cuda.memory_allocated()/1e9,flush=True)
     per=bytes_per_token(cfg,PRESETS[prec])
-    for pdl in (1,2,0):
+    for pdl in (1,3,5,7,9,0):
         dec._kernels._pdl=pdl
         st=S.SamplerState.empty(1,cfg.vocab_size,torch.device('cuda')); loop=DecodeLoop(dec,pool,lambda l: S.sample(l,st))
         for c in (0,900,4000,8100):
             s=decode_rate(loop,c); kv=c*286720
             print(f'{prec} pdl={pdl} ctx {c}: {1/s:.1f} tok/s {s*1e3:.3f} ms  share {(per+kv)/s/bw:.1%}',flush=True)
-            if pdl!=1: break
+            if pdl not in (1,): break
         if pdl==0:
           from torch.profiler import profile, ProfilerActivity
           loop.positions.fill_(0)

@@ -12,7 +12,9 @@ from xverse_kernels.triton.attention_kernels import (
     rotate_and_cache_kernel,
 )
 from xverse_kernels.triton.launch import Workspace, padded, require_rows
-from xverse_kernels.triton.tiles import ATTENTION_BLOCK, ATTENTION_STAGES, ATTENTION_WARPS
+from xverse_kernels.triton.tiles import ATTENTION_BLOCK, ATTENTION_WARPS
+
+ROTATE_HEADS = 16
 
 
 def attend_each(
@@ -69,7 +71,6 @@ def attend_each(
         DIM_PADDED=dim_padded,
         BLOCK=ATTENTION_BLOCK,
         SPLITS=splits,
-        STAGES=ATTENTION_STAGES,
         PDL=pdl,
         num_warps=ATTENTION_WARPS,
         launch_pdl=bool(pdl),
@@ -98,7 +99,7 @@ def attend_span(
     tokens = qkv.shape[0]
     heads = qkv.shape[1] // dim - 2 * kv_heads
     q = torch.empty(heads, tokens, dim, dtype=qkv.dtype, device=qkv.device)
-    rotate_and_cache_kernel[(tokens, heads + 2 * kv_heads)](
+    rotate_and_cache_kernel[(tokens, -(-(heads + 2 * kv_heads) // ROTATE_HEADS))](
         qkv,
         cos,
         sin,
@@ -112,7 +113,7 @@ def attend_span(
         KV_HEADS=kv_heads,
         DIM=dim,
         DIM_PADDED=padded(dim),
-        num_warps=1,
+        BLOCK=ROTATE_HEADS,
     )
     length = past + tokens
     mask = causal_lower_right(tokens, length) if past and tokens > 1 else None

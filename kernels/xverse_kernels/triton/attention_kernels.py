@@ -22,7 +22,7 @@ def decode_attention_kernel(
     qkv_ptr, positions_ptr, sequences_ptr, cos_ptr, sin_ptr, k_ptr, v_ptr, out_ptr, partial_ptr,
     counter_ptr, capacity,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr, DIM_PADDED: tl.constexpr,
-    BLOCK: tl.constexpr, SPLITS: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr,
+    BLOCK: tl.constexpr, SPLITS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """One token of one sequence, one query head, a part of its past.
 
@@ -37,7 +37,8 @@ def decode_attention_kernel(
     token, head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     if PDL:
         tl.extra.cuda.gdc_wait()
-        tl.extra.cuda.gdc_launch_dependents()
+        if PDL & 10:
+            tl.extra.cuda.gdc_launch_dependents()
     group: tl.constexpr = HEADS // KV_HEADS
     kv_head = head // group
     position = tl.load(positions_ptr + token)
@@ -62,19 +63,25 @@ def decode_attention_kernel(
     weight = tl.zeros((BLOCK, 1), tl.float32)
     mixed = tl.zeros((BLOCK, DIM_PADDED), tl.float32)
     place = (cache_row + first + lane) * DIM + columns
-    for start in tl.range(first, last, BLOCK, num_stages=STAGES):
+    readable = (first + lane < last) & (columns < DIM)
+    k = tl.load(k_ptr + place, mask=readable, other=0.0)
+    v = tl.load(v_ptr + place, mask=readable, other=0.0)
+    for start in range(first, last, BLOCK):
+        # the next block is on its way while this one is computed
+        place += BLOCK * DIM
+        readable = (start + BLOCK + lane < last) & (columns < DIM)
+        later_k = tl.load(k_ptr + place, mask=readable, other=0.0)
+        later_v = tl.load(v_ptr + place, mask=readable, other=0.0)
         valid = start + lane < last
-        readable = valid & (columns < DIM)
-        k = tl.load(k_ptr + place, mask=readable, other=0.0).to(tl.float32)
-        v = tl.load(v_ptr + place, mask=readable, other=0.0).to(tl.float32)
-        scores = tl.where(valid, tl.sum(query * k, axis=1, keep_dims=True), LOWEST)
+        scores = tl.sum(query * k.to(tl.float32), axis=1, keep_dims=True)
+        scores = tl.where(valid, scores, LOWEST)
         higher = tl.maximum(highest, scores)
         shrink = tl.exp2(highest - higher)
         p = tl.where(valid, tl.exp2(scores - higher), 0.0)
         weight = weight * shrink + p
-        mixed = mixed * shrink + p * v
+        mixed = mixed * shrink + p * v.to(tl.float32)
         highest = higher
-        place += BLOCK * DIM
+        k, v = later_k, later_v
 
     top = tl.max(highest)
     newest = LOWEST
@@ -124,27 +131,31 @@ def decode_attention_kernel(
 def rotate_and_cache_kernel(
     qkv_ptr, cos_ptr, sin_ptr, q_ptr, k_ptr, v_ptr, past, tokens, capacity,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr, DIM_PADDED: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     """For many tokens of one sequence: rotated queries [HEADS, T, DIM], keys and values cached.
 
-    Grid: tokens, HEADS + 2 KV_HEADS. Caches: of the sequence, [KV_HEADS, capacity, DIM].
+    Grid: tokens, (HEADS + 2 KV_HEADS) / BLOCK. Caches: of the sequence, [KV_HEADS, capacity, DIM].
     """
-    token, head = tl.program_id(0), tl.program_id(1)
-    column = tl.arange(0, DIM_PADDED)
-    inside = column < DIM
-    row = qkv_ptr + token * ((HEADS + 2 * KV_HEADS) * DIM) + head * DIM
+    half: tl.constexpr = DIM // 2
+    total: tl.constexpr = HEADS + 2 * KV_HEADS
+    token = tl.program_id(0)
+    head = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)[:, None]
+    column = tl.arange(0, DIM_PADDED)[None, :]
+    inside = (head < total) & (column < DIM)
+    row = qkv_ptr + token.to(tl.int64) * (total * DIM) + head * DIM
     place = (past + token).to(tl.int64) * DIM + column
-    if head < HEADS + KV_HEADS:
-        cos = tl.load(cos_ptr + place, mask=inside, other=0.0)
-        sin = tl.load(sin_ptr + place, mask=inside, other=0.0)
-        x = rotated(row, cos, sin, column, inside, DIM)
-        if head < HEADS:
-            q_at = (head * tokens + token).to(tl.int64) * DIM + column
-            tl.store(q_ptr + q_at, x.to(q_ptr.dtype.element_ty), mask=inside)
-        else:
-            k_at = (head - HEADS).to(tl.int64) * capacity * DIM + place
-            tl.store(k_ptr + k_at, x.to(k_ptr.dtype.element_ty), mask=inside)
-    else:
-        stored = tl.load(row + column, mask=inside, other=0.0)
-        at = (head - HEADS - KV_HEADS).to(tl.int64) * capacity * DIM + place
-        tl.store(v_ptr + at, stored.to(v_ptr.dtype.element_ty), mask=inside)
+    cos = tl.load(cos_ptr + place, mask=column < DIM, other=0.0)
+    sin = tl.load(sin_ptr + place, mask=column < DIM, other=0.0)
+    stored = tl.load(row + column, mask=inside, other=0.0)
+    partner = tl.where(column < half, column + half, column - half)
+    other = tl.load(row + partner, mask=inside, other=0.0).to(tl.float32)
+    x = stored.to(tl.float32) * cos + tl.where(column < half, -other, other) * sin
+    q_at = (head * tokens + token).to(tl.int64) * DIM + column
+    tl.store(q_ptr + q_at, x.to(q_ptr.dtype.element_ty), mask=inside & (head < HEADS))
+    kv_row = (head - HEADS).to(tl.int64) * capacity * DIM
+    is_key = (head >= HEADS) & (head < HEADS + KV_HEADS)
+    tl.store(k_ptr + kv_row + place, x.to(k_ptr.dtype.element_ty), mask=inside & is_key)
+    v_row = (head - HEADS - KV_HEADS).to(tl.int64) * capacity * DIM
+    is_value = head >= HEADS + KV_HEADS
+    tl.store(v_ptr + v_row + place, stored.to(v_ptr.dtype.element_ty), mask=inside & is_value)

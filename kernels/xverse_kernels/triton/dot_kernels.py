@@ -96,8 +96,7 @@ def word_dot(words, x_ptr, norm_ptr, word, inside, BITS: tl.constexpr, NORM: tl.
 @triton.jit
 def packed_dot(
     total, x_ptr, norm_ptr, w_ptr, scale_ptr, row, first, last, factor,
-    K: tl.constexpr, BITS: tl.constexpr, WORDS: tl.constexpr, STAGES: tl.constexpr,
-    NORM: tl.constexpr,
+    K: tl.constexpr, BITS: tl.constexpr, WORDS: tl.constexpr, NORM: tl.constexpr,
 ):  # fmt: skip
     """Add rows of a packed matrix times a vector, over words first to last, to a running total.
 
@@ -110,14 +109,30 @@ def packed_dot(
         first, last: range of words; first is a multiple of a chunk's words.
         factor: of the whole product.
     """
-    for start in tl.range(first, last, WORDS, num_stages=STAGES):
+    words, scale = load_words(w_ptr, scale_ptr, first, last, row, K, BITS, WORDS)
+    for start in range(first, last, WORDS):
+        # the next block is on its way while this one is computed
+        later, later_scale = load_words(
+            w_ptr, scale_ptr, start + WORDS, last, row, K, BITS, WORDS
+        )  # fmt: skip
         word = start + tl.arange(0, WORDS)[:, None]
-        inside = word < last
-        words = tl.load(w_ptr + word_place(word, row, K, BITS), mask=inside, other=0)
-        scale = tl.load(scale_ptr + scale_place(word, row, K, BITS), mask=inside, other=0.0)
-        part = word_dot(words, x_ptr, norm_ptr, word, inside, BITS, NORM)
+        part = word_dot(words, x_ptr, norm_ptr, word, word < last, BITS, NORM)
         total += part * (scale.to(tl.float32) * factor)
+        words, scale = later, later_scale
     return total
+
+
+@triton.jit
+def load_words(
+    w_ptr, scale_ptr, start, last, row,
+    K: tl.constexpr, BITS: tl.constexpr, WORDS: tl.constexpr,
+):  # fmt: skip
+    """Words and their scales, [WORDS, rows]; zero from ``last`` on."""
+    word = start + tl.arange(0, WORDS)[:, None]
+    inside = word < last
+    words = tl.load(w_ptr + word_place(word, row, K, BITS), mask=inside, other=0)
+    scale = tl.load(scale_ptr + scale_place(word, row, K, BITS), mask=inside, other=0.0)
+    return words, scale
 
 
 @triton.jit

@@ -11,7 +11,7 @@ from xverse_kernels.triton.linear_kernels import finish_split
 def gate_up_kernel(
     x_ptr, ids_ptr, table_ptr, w_ptr, scale_ptr, h_ptr,
     SLOTS: tl.constexpr, HIDDEN: tl.constexpr, WIDTH: tl.constexpr, BLOCK_BYTES: tl.constexpr,
-    BITS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
+    BITS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
     PDL: tl.constexpr,
 ):  # fmt: skip
     """``h = silu(gate x) * (up x)``: ROWS of the width for one pair a program.
@@ -21,7 +21,7 @@ def gate_up_kernel(
     pair, tile = tl.program_id(0), tl.program_id(1)
     if PDL:
         tl.extra.cuda.gdc_wait()
-        if PDL == 2:
+        if PDL & 8:
             tl.extra.cuda.gdc_launch_dependents()
     block = tl.load(table_ptr + tl.load(ids_ptr + pair))
     if block >= 0:
@@ -43,11 +43,10 @@ def gate_up_kernel(
             words: tl.constexpr = HIDDEN * BITS // 32
             total = packed_dot(
                 tl.zeros((BLOCK, 2 * ROWS), tl.float32), x_ptr, x_ptr, w_ptr + start,
-                scale_ptr + 2 * start, both[None, :], 0, words, 1.0, HIDDEN, BITS, BLOCK, STAGES,
-                False,
+                scale_ptr + 2 * start, both[None, :], 0, words, 1.0, HIDDEN, BITS, BLOCK, False,
             )  # fmt: skip
             values = tl.sum(total, axis=0) * (1.0 / UNIT)
-        if PDL == 1:
+        if PDL & 2:
             tl.extra.cuda.gdc_launch_dependents()
         gate, up = tl.split(tl.trans(tl.reshape(values, (2, ROWS))))
         h = gate / (1.0 + tl.exp(-gate)) * up
@@ -61,14 +60,14 @@ def down_kernel(
     partial_ptr, counter_ptr,
     SLOTS: tl.constexpr, HIDDEN: tl.constexpr, WIDTH: tl.constexpr, BLOCK_BYTES: tl.constexpr,
     DOWN_BYTES: tl.constexpr, BITS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
-    SPLITS: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr,
+    SPLITS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """``out = residual + sum over slots of weight * (down h)``, ROWS of the hidden width a program.
 
     Grid: tokens, hidden / ROWS, splits of the slots. ``DOWN_BYTES``: where down begins in a block.
     """
     token, tile, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    if PDL:
+    if PDL & 4:
         # The kernel before reads the same ids, and it has begun: so they are there. What it writes
         # is not; meanwhile the weights of the first slot can come.
         near = tl.load(table_ptr + tl.load(ids_ptr + token * SLOTS + split * (SLOTS // SPLITS)))
@@ -78,8 +77,9 @@ def down_kernel(
             there = near.to(tl.int64) * (BLOCK_BYTES * 8 // element_bits)
             there += DOWN_BYTES * 8 // element_bits + tile * (share_bytes * 8 // element_bits)
             prefetch(w_ptr + there, share_bytes * 8 // element_bits)
+    if PDL:
         tl.extra.cuda.gdc_wait()
-        if PDL == 2:
+        if PDL & 8:
             tl.extra.cuda.gdc_launch_dependents()
     share: tl.constexpr = (SLOTS + SPLITS - 1) // SPLITS
     row = tl.arange(0, ROWS)
@@ -105,9 +105,9 @@ def down_kernel(
                 start += DOWN_BYTES // 4 + tile * (ROWS * row_bytes // 4)
                 total = packed_dot(
                     total, h, h, w_ptr + start, scale_ptr + 2 * start, row[None, :],
-                    0, WIDTH * BITS // 32, weight, WIDTH, BITS, BLOCK, STAGES, False,
+                    0, WIDTH * BITS // 32, weight, WIDTH, BITS, BLOCK, False,
                 )  # fmt: skip
-    if PDL == 1:
+    if PDL & 2:
         tl.extra.cuda.gdc_launch_dependents()
     if BITS > 8:
         values = tl.sum(total, axis=1)

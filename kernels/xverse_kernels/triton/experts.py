@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from xverse_kernels.packing import ExpertBlocks
@@ -15,11 +16,12 @@ from xverse_kernels.triton.grouped_kernels import (
     sort_pairs_kernel,
 )
 from xverse_kernels.triton.launch import Workspace, block_views, padded, require_rows
-from xverse_kernels.triton.router_kernels import router_kernel
+from xverse_kernels.triton.router_kernels import choose_kernel, router_kernel
 from xverse_kernels.triton.tiles import (
     DOWN,
     GATE_UP,
     ROUTER_EXPERTS,
+    ROUTER_TOKENS,
     ROUTER_WARPS,
     GemmTile,
     GemvTile,
@@ -58,36 +60,44 @@ def route(
     require_rows(x, norm, router)
     (tokens, hidden), experts = x.shape, router.shape[0]
     slots, device = top_k + shared, x.device
-    result = RoutedTokens(
-        normed=torch.empty_like(x),
-        weights=torch.empty(tokens, slots, dtype=x.dtype, device=device),
-        expert_ids=torch.empty(tokens, slots, dtype=torch.int32, device=device),
-        logits=torch.empty(tokens, experts, dtype=torch.float32, device=device),
-    )
+    weights = torch.empty(tokens, slots, dtype=x.dtype, device=device)
+    expert_ids = torch.empty(tokens, slots, dtype=torch.int32, device=device)
+    sizes = {
+        "EXPERTS": experts,
+        "EXPERTS_PADDED": padded(experts),
+        "TOP_K": top_k,
+        "SHARED": shared,
+        "SLOTS_PADDED": padded(slots),
+    }
+    if tokens > ROUTER_TOKENS:
+        normed = F.rms_norm(x, (hidden,), norm, eps)
+        logits = F.linear(normed.float(), router)
+        choose_kernel[(tokens,)](
+            logits, expert_ids, weights, RENORMALISE_EPS, num_warps=1, **sizes
+        )
+        return RoutedTokens(normed, weights, expert_ids, logits)
+    normed = torch.empty_like(x)
+    logits = torch.empty(tokens, experts, dtype=torch.float32, device=device)
     router_kernel[(tokens, -(-experts // ROUTER_EXPERTS))](
         x,
         norm,
         router,
-        result.normed,
-        result.logits,
-        result.expert_ids,
-        result.weights,
+        normed,
+        logits,
+        expert_ids,
+        weights,
         workspace.counters,
         eps,
         RENORMALISE_EPS,
         HIDDEN=hidden,
         HIDDEN_PADDED=padded(hidden),
-        EXPERTS=experts,
-        EXPERTS_PADDED=padded(experts),
-        TOP_K=top_k,
-        SHARED=shared,
-        SLOTS_PADDED=padded(slots),
         TILE=ROUTER_EXPERTS,
         PDL=pdl,
         num_warps=ROUTER_WARPS,
         launch_pdl=bool(pdl),
+        **sizes,
     )
-    return result
+    return RoutedTokens(normed, weights, expert_ids, logits)
 
 
 def gate_up_each(
@@ -118,7 +128,6 @@ def gate_up_each(
         BITS=bits,
         ROWS=tile.rows,
         BLOCK=tile.block,
-        STAGES=tile.stages,
         PDL=pdl,
         num_warps=tile.warps,
         launch_pdl=bool(pdl),
@@ -164,7 +173,6 @@ def down_each(
         ROWS=tile.rows,
         BLOCK=tile.block,
         SPLITS=splits,
-        STAGES=tile.stages,
         PDL=pdl,
         num_warps=tile.warps,
         launch_pdl=bool(pdl),
@@ -267,7 +275,7 @@ def plane_order(x: Tensor, bits: int) -> Tensor:
     tokens, columns = x.shape
     per_word, width = 32 // bits, _plane_width(columns, bits)
     if width != columns:
-        x = torch.nn.functional.pad(x, (0, width - columns))
+        x = F.pad(x, (0, width - columns))
     words = x.view(tokens, -1, PLANE_WORDS, per_word)
     if bits == 4:  # nibbles hold the even columns of a word first
         words = torch.cat((words[..., ::2], words[..., 1::2]), dim=-1)

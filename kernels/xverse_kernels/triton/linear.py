@@ -67,7 +67,6 @@ def gemv(
         HAS_NORM=norm is not None,
         HAS_BIAS=bias is not None,
         HAS_RESIDUAL=residual is not None,
-        STAGES=tile.stages,
         PDL=pdl,
         num_warps=tile.warps,
         launch_pdl=bool(pdl),

@@ -47,7 +47,7 @@ def linear_kernel(
     x_ptr, norm_ptr, w_ptr, scale_ptr, bias_ptr, residual_ptr, out_ptr, partial_ptr, counter_ptr,
     eps, rows_total,
     K: tl.constexpr, K_PADDED: tl.constexpr, BITS: tl.constexpr, ROWS: tl.constexpr,
-    BLOCK: tl.constexpr, SPLITS: tl.constexpr, STAGES: tl.constexpr,
+    BLOCK: tl.constexpr, SPLITS: tl.constexpr,
     HAS_NORM: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
     PDL: tl.constexpr,
 ):  # fmt: skip
@@ -59,10 +59,10 @@ def linear_kernel(
     if PDL:
         # the weights do not depend on the kernel before: fetch them while it finishes
         tile_elements: tl.constexpr = ROWS * K if BITS > 8 else ROWS * (K * BITS // 32 + K // 64)
-        if SPLITS == 1:
+        if SPLITS == 1 and PDL & 4:
             prefetch(w_ptr + tile.to(tl.int64) * tile_elements, tile_elements)
         tl.extra.cuda.gdc_wait()
-        if PDL == 2:
+        if PDL & 8:
             tl.extra.cuda.gdc_launch_dependents()
     x_ptr += token * K
     if BITS > 8:
@@ -82,10 +82,10 @@ def linear_kernel(
         row = tl.arange(0, ROWS)[None, :]
         total = packed_dot(
             tl.zeros((BLOCK, ROWS), tl.float32), x_ptr, norm_ptr, w_ptr + start,
-            scale_ptr + 2 * start, row, first, last, 1.0, K, BITS, BLOCK, STAGES, HAS_NORM,
+            scale_ptr + 2 * start, row, first, last, 1.0, K, BITS, BLOCK, HAS_NORM,
         )  # fmt: skip
         values = tl.sum(total, axis=0) * (1.0 / UNIT)
-    if PDL == 1:
+    if PDL & 2:
         tl.extra.cuda.gdc_launch_dependents()
     if HAS_NORM:
         values *= inverse_rms(x_ptr, eps, K, K_PADDED)

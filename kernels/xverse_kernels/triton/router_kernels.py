@@ -20,7 +20,8 @@ def router_kernel(
     token, tile = tl.program_id(0), tl.program_id(1)
     if PDL:
         tl.extra.cuda.gdc_wait()
-        tl.extra.cuda.gdc_launch_dependents()
+        if PDL & 10:
+            tl.extra.cuda.gdc_launch_dependents()
     column = tl.arange(0, HIDDEN_PADDED)
     inside = column < HIDDEN
     x = tl.load(x_ptr + token * HIDDEN + column, mask=inside, other=0.0).to(tl.float32)
@@ -46,6 +47,21 @@ def router_kernel(
             weights_ptr + token * (TOP_K + SHARED), renormalise_eps,
             EXPERTS, EXPERTS_PADDED, TOP_K, SHARED, SLOTS_PADDED,
         )  # fmt: skip
+
+
+@triton.jit
+def choose_kernel(
+    logits_ptr, ids_ptr, weights_ptr, renormalise_eps,
+    EXPERTS: tl.constexpr, EXPERTS_PADDED: tl.constexpr, TOP_K: tl.constexpr,
+    SHARED: tl.constexpr, SLOTS_PADDED: tl.constexpr,
+):  # fmt: skip
+    """The second half of the router by itself (grid: tokens), for logits computed elsewhere."""
+    token = tl.program_id(0)
+    choose(
+        logits_ptr + token * EXPERTS, ids_ptr + token * (TOP_K + SHARED),
+        weights_ptr + token * (TOP_K + SHARED), renormalise_eps,
+        EXPERTS, EXPERTS_PADDED, TOP_K, SHARED, SLOTS_PADDED,
+    )  # fmt: skip
 
 
 @triton.jit

@@ -5,20 +5,18 @@ Why each is what it is: docs/kernels.md. Measured on an H100; elsewhere compiled
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class GemvTile:
     """Rows of the matrix and elements (dense) or words (packed) of the vector a program takes at
-    once, its warps, into how many parts the sum is split, and how many
-    blocks are on their way at once (through shared memory, packed only)."""
+    once, its warps, and into how many parts the sum is split."""
 
     rows: int
     block: int
     warps: int
     splits: int = 1
-    stages: int = 1
 
 
 @dataclass(frozen=True)
@@ -40,36 +38,38 @@ LINEAR = {
     8: GemvTile(rows=16, block=64, warps=4),
     4: GemvTile(rows=16, block=64, warps=4),
 }
-# Packed matrices of few rows make too few programs to fill a GPU, so their sum is split.
-NARROW_ROWS = 4096
-NARROW_SPLITS = 4
+# Matrices of few rows make few programs, which need more warps to keep the memory busy.
+FEW_ROWS = 8192
+LINEAR_FEW_ROWS = {
+    32: GemvTile(rows=4, block=256, warps=2),
+    16: GemvTile(rows=4, block=512, warps=2),
+    8: GemvTile(rows=16, block=128, warps=8),
+    4: GemvTile(rows=16, block=128, warps=8),
+}
 GATE_UP = {
     32: GemvTile(rows=2, block=256, warps=2),
-    16: GemvTile(rows=2, block=1024, warps=4),
+    16: GemvTile(rows=1, block=1024, warps=4),
     8: GemvTile(rows=16, block=64, warps=4),
     4: GemvTile(rows=16, block=64, warps=4),
 }
 DOWN = {
     32: GemvTile(rows=4, block=256, warps=2),
-    16: GemvTile(rows=4, block=512, warps=2),
+    16: GemvTile(rows=8, block=1024, warps=4),
     8: GemvTile(rows=16, block=64, warps=4, splits=4),
-    4: GemvTile(rows=16, block=64, warps=4, splits=4),
+    4: GemvTile(rows=16, block=32, warps=2, splits=8),
 }
 
 
 def linear_tile(bits: int, rows: int) -> GemvTile:
     """For a matrix of ``rows`` rows."""
-    tile = LINEAR[bits]
-    if bits > 8 or rows > NARROW_ROWS:
-        return tile
-    return replace(tile, splits=NARROW_SPLITS)
+    return (LINEAR_FEW_ROWS if rows <= FEW_ROWS else LINEAR)[bits]
 
 
 ROUTER_EXPERTS = 1  # a program
+ROUTER_TOKENS = 16  # above, torch's fp32 product is faster
 ROUTER_WARPS = 4
 ATTENTION_BLOCK = 32
 ATTENTION_WARPS = 4
-ATTENTION_STAGES = 1
 
 
 def grouped_tile(bits: int, pairs_per_expert: float) -> GemmTile:
@@ -77,9 +77,11 @@ def grouped_tile(bits: int, pairs_per_expert: float) -> GemmTile:
     stages = 4 if bits > 8 else 3
     if pairs_per_expert <= 16:
         return GemmTile(16, 128, 64, 4, stages)
+    if bits <= 8:
+        return GemmTile(64, 128, 64, 4, stages) if pairs_per_expert <= 64 else GemmTile(128, 128, 64, 4, 2)
     if pairs_per_expert <= 64:
         return GemmTile(64, 128, 64, 4, stages)
-    return GemmTile(128, 128, 64, 8, stages)
+    return GemmTile(128, 256, 64, 8, stages)
 
 
 def gemv_tokens(bits: int) -> int:
