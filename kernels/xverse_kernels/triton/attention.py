@@ -11,10 +11,12 @@ from xverse_kernels.triton.attention_kernels import (
     decode_attention_kernel,
     rotate_and_cache_kernel,
 )
-from xverse_kernels.triton.launch import Workspace, padded, require_rows
-from xverse_kernels.triton.tiles import ATTENTION_BLOCK, ATTENTION_WARPS
+from xverse_kernels.triton.launch import Launcher, Workspace, padded, require_rows
+from xverse_kernels.triton.tiles import attention_tile
 
 ROTATE_HEADS = 16
+_decode_attention = Launcher(decode_attention_kernel)
+_rotate_and_cache = Launcher(rotate_and_cache_kernel)
 
 
 def attend_each(
@@ -27,7 +29,7 @@ def attend_each(
     sequences: Tensor,
     workspace: Workspace,
     *,
-    splits: int,
+    longest: int,
     pdl: bool = False,
 ) -> Tensor:
     """One new token of each of T sequences: rotate, write to the cache, attend.
@@ -41,7 +43,7 @@ def attend_each(
         positions: int32 [T], on the device.
         sequences: int32 [T], on the device; no sequence twice.
         workspace: scratch of the device.
-        splits: into how many parts the past is cut, a power of two.
+        longest: at least every position; decides into how many parts the past is cut.
         pdl: programmatic dependent launch.
 
     Returns:
@@ -53,27 +55,33 @@ def attend_each(
     heads = qkv.shape[1] // dim - 2 * kv_heads
     out = torch.empty(tokens, heads * dim, dtype=qkv.dtype, device=qkv.device)
     dim_padded = padded(dim)
-    decode_attention_kernel[(tokens, heads, splits)](
-        qkv,
-        positions,
-        sequences,
-        cos,
-        sin,
-        keys,
-        values,
-        out,
-        workspace.partials(tokens * heads * splits * (dim_padded + 2)),
-        workspace.counters,
-        capacity,
-        HEADS=heads,
-        KV_HEADS=kv_heads,
-        DIM=dim,
-        DIM_PADDED=dim_padded,
-        BLOCK=ATTENTION_BLOCK,
-        SPLITS=splits,
-        PDL=pdl,
-        num_warps=ATTENTION_WARPS,
-        launch_pdl=bool(pdl),
+    block, warps, splits = attention_tile(longest)
+    _decode_attention(
+        (tokens, heads, splits),
+        (
+            qkv,
+            positions,
+            sequences,
+            cos,
+            sin,
+            keys,
+            values,
+            out,
+            workspace.partials(tokens * heads * splits * (dim_padded + 2)),
+            workspace.counters,
+            capacity,
+        ),
+        {
+            "HEADS": heads,
+            "KV_HEADS": kv_heads,
+            "DIM": dim,
+            "DIM_PADDED": dim_padded,
+            "BLOCK": block,
+            "SPLITS": splits,
+            "PDL": pdl,
+        },
+        warps=warps,
+        pdl=pdl,
     )
     return out
 
@@ -99,21 +107,16 @@ def attend_span(
     tokens = qkv.shape[0]
     heads = qkv.shape[1] // dim - 2 * kv_heads
     q = torch.empty(heads, tokens, dim, dtype=qkv.dtype, device=qkv.device)
-    rotate_and_cache_kernel[(tokens, -(-(heads + 2 * kv_heads) // ROTATE_HEADS))](
-        qkv,
-        cos,
-        sin,
-        q,
-        keys,
-        values,
-        past,
-        tokens,
-        capacity,
-        HEADS=heads,
-        KV_HEADS=kv_heads,
-        DIM=dim,
-        DIM_PADDED=padded(dim),
-        BLOCK=ROTATE_HEADS,
+    _rotate_and_cache(
+        (tokens, -(-(heads + 2 * kv_heads) // ROTATE_HEADS)),
+        (qkv, cos, sin, q, keys, values, past, tokens, capacity),
+        {
+            "HEADS": heads,
+            "KV_HEADS": kv_heads,
+            "DIM": dim,
+            "DIM_PADDED": padded(dim),
+            "BLOCK": ROTATE_HEADS,
+        },
     )
     length = past + tokens
     mask = causal_lower_right(tokens, length) if past and tokens > 1 else None

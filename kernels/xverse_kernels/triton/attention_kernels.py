@@ -17,7 +17,7 @@ def rotated(row_ptr, cos, sin, column, inside, DIM: tl.constexpr):
     return x * cos + tl.where(column < half, -other, other) * sin
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["capacity"])
 def decode_attention_kernel(
     qkv_ptr, positions_ptr, sequences_ptr, cos_ptr, sin_ptr, k_ptr, v_ptr, out_ptr, partial_ptr,
     counter_ptr, capacity,
@@ -37,8 +37,7 @@ def decode_attention_kernel(
     token, head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     if PDL:
         tl.extra.cuda.gdc_wait()
-        if PDL & 10:
-            tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_launch_dependents()
     group: tl.constexpr = HEADS // KV_HEADS
     kv_head = head // group
     position = tl.load(positions_ptr + token)
@@ -63,25 +62,19 @@ def decode_attention_kernel(
     weight = tl.zeros((BLOCK, 1), tl.float32)
     mixed = tl.zeros((BLOCK, DIM_PADDED), tl.float32)
     place = (cache_row + first + lane) * DIM + columns
-    readable = (first + lane < last) & (columns < DIM)
-    k = tl.load(k_ptr + place, mask=readable, other=0.0)
-    v = tl.load(v_ptr + place, mask=readable, other=0.0)
     for start in range(first, last, BLOCK):
-        # the next block is on its way while this one is computed
-        place += BLOCK * DIM
-        readable = (start + BLOCK + lane < last) & (columns < DIM)
-        later_k = tl.load(k_ptr + place, mask=readable, other=0.0)
-        later_v = tl.load(v_ptr + place, mask=readable, other=0.0)
         valid = start + lane < last
-        scores = tl.sum(query * k.to(tl.float32), axis=1, keep_dims=True)
-        scores = tl.where(valid, scores, LOWEST)
+        readable = valid & (columns < DIM)
+        k = tl.load(k_ptr + place, mask=readable, other=0.0).to(tl.float32)
+        v = tl.load(v_ptr + place, mask=readable, other=0.0).to(tl.float32)
+        scores = tl.where(valid, tl.sum(query * k, axis=1, keep_dims=True), LOWEST)
         higher = tl.maximum(highest, scores)
         shrink = tl.exp2(highest - higher)
         p = tl.where(valid, tl.exp2(scores - higher), 0.0)
         weight = weight * shrink + p
-        mixed = mixed * shrink + p * v.to(tl.float32)
+        mixed = mixed * shrink + p * v
         highest = higher
-        k, v = later_k, later_v
+        place += BLOCK * DIM
 
     top = tl.max(highest)
     newest = LOWEST
@@ -127,7 +120,7 @@ def decode_attention_kernel(
             tl.store(out, result.to(out_ptr.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["past", "tokens", "capacity"])
 def rotate_and_cache_kernel(
     qkv_ptr, cos_ptr, sin_ptr, q_ptr, k_ptr, v_ptr, past, tokens, capacity,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr, DIM_PADDED: tl.constexpr,

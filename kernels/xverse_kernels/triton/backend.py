@@ -12,7 +12,6 @@ from xverse_kernels.packing import ExpertBlocks, PackedMatrix
 from xverse_kernels.triton import attention, experts, linear
 from xverse_kernels.triton.launch import Workspace
 from xverse_kernels.triton.tiles import (
-    attention_splits,
     experts_each_tokens,
     gemv_tokens,
 )
@@ -95,7 +94,7 @@ class TritonBackend:
             positions,
             sequences,
             self._workspace,
-            splits=attention_splits(longest),
+            longest=longest,
             pdl=self._pdl,
         )
 

@@ -167,21 +167,3 @@ def weight_plane(words, scale, i: tl.constexpr, BITS: tl.constexpr):
     moved = words << shift if shift > 0 else words >> -shift
     number = ((moved & mask) | exponent).to(tl.float32, bitcast=True)
     return (number - 1.5 * 2**BITS) * scale
-
-
-@triton.jit
-def prefetch(ptr, COUNT: tl.constexpr):
-    """Ask for COUNT elements (or the first part of them) to come to the L2 cache."""
-    size: tl.constexpr = COUNT * ptr.dtype.element_ty.primitive_bitwidth // 8
-    lines: tl.constexpr = lines_within(size)
-    address = ptr.to(tl.int64, bitcast=True) + tl.arange(0, lines) * 128
-    tl.inline_asm_elementwise(
-        "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [address], dtype=tl.int32,
-        is_pure=False, pack=1,
-    )  # fmt: skip
-
-
-@triton.constexpr_function
-def lines_within(size):
-    """The largest power of two of 128-byte lines in ``size`` bytes."""
-    return 1 << max(0, (size // 128).bit_length() - 1)

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from xverse_kernels.triton.dot_kernels import UNIT, dense_dot, packed_dot, prefetch
+from xverse_kernels.triton.dot_kernels import UNIT, dense_dot, packed_dot
 from xverse_kernels.triton.linear_kernels import finish_split
 
 
@@ -21,8 +21,6 @@ def gate_up_kernel(
     pair, tile = tl.program_id(0), tl.program_id(1)
     if PDL:
         tl.extra.cuda.gdc_wait()
-        if PDL & 8:
-            tl.extra.cuda.gdc_launch_dependents()
     block = tl.load(table_ptr + tl.load(ids_ptr + pair))
     if block >= 0:
         x_ptr += pair // SLOTS * HIDDEN
@@ -46,7 +44,7 @@ def gate_up_kernel(
                 scale_ptr + 2 * start, both[None, :], 0, words, 1.0, HIDDEN, BITS, BLOCK, False,
             )  # fmt: skip
             values = tl.sum(total, axis=0) * (1.0 / UNIT)
-        if PDL & 2:
+        if PDL:
             tl.extra.cuda.gdc_launch_dependents()
         gate, up = tl.split(tl.trans(tl.reshape(values, (2, ROWS))))
         h = gate / (1.0 + tl.exp(-gate)) * up
@@ -67,20 +65,8 @@ def down_kernel(
     Grid: tokens, hidden / ROWS, splits of the slots. ``DOWN_BYTES``: where down begins in a block.
     """
     token, tile, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    if PDL & 4:
-        # The kernel before reads the same ids, and it has begun: so they are there. What it writes
-        # is not; meanwhile the weights of the first slot can come.
-        near = tl.load(table_ptr + tl.load(ids_ptr + token * SLOTS + split * (SLOTS // SPLITS)))
-        if near >= 0:
-            element_bits: tl.constexpr = BITS if BITS > 8 else 32
-            share_bytes: tl.constexpr = ROWS * (WIDTH * BITS // 8 + (0 if BITS > 8 else WIDTH // 16))
-            there = near.to(tl.int64) * (BLOCK_BYTES * 8 // element_bits)
-            there += DOWN_BYTES * 8 // element_bits + tile * (share_bytes * 8 // element_bits)
-            prefetch(w_ptr + there, share_bytes * 8 // element_bits)
     if PDL:
         tl.extra.cuda.gdc_wait()
-        if PDL & 8:
-            tl.extra.cuda.gdc_launch_dependents()
     share: tl.constexpr = (SLOTS + SPLITS - 1) // SPLITS
     row = tl.arange(0, ROWS)
     if BITS > 8:
@@ -107,7 +93,7 @@ def down_kernel(
                     total, h, h, w_ptr + start, scale_ptr + 2 * start, row[None, :],
                     0, WIDTH * BITS // 32, weight, WIDTH, BITS, BLOCK, False,
                 )  # fmt: skip
-    if PDL & 2:
+    if PDL:
         tl.extra.cuda.gdc_launch_dependents()
     if BITS > 8:
         values = tl.sum(total, axis=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+import triton.language as tl
 from torch import Tensor
 
 from xverse_kernels.packing import ExpertBlocks
@@ -15,7 +16,13 @@ from xverse_kernels.triton.grouped_kernels import (
     grouped_gate_up_kernel,
     sort_pairs_kernel,
 )
-from xverse_kernels.triton.launch import Workspace, block_views, padded, require_rows
+from xverse_kernels.triton.launch import (
+    Launcher,
+    Workspace,
+    block_views,
+    padded,
+    require_rows,
+)
 from xverse_kernels.triton.router_kernels import choose_kernel, router_kernel
 from xverse_kernels.triton.tiles import (
     DOWN,
@@ -32,6 +39,14 @@ from xverse_kernels.types import RoutedTokens
 SORT_CHUNK = 1024
 COMBINE_BLOCK = 1024
 PLANE_WORDS = 16
+_router = Launcher(router_kernel)
+_choose = Launcher(choose_kernel)
+_gate_up = Launcher(gate_up_kernel)
+_down = Launcher(down_kernel)
+_sort_pairs = Launcher(sort_pairs_kernel)
+_grouped_gate_up = Launcher(grouped_gate_up_kernel)
+_grouped_down = Launcher(grouped_down_kernel)
+_combine = Launcher(combine_kernel)
 
 
 def route(
@@ -72,30 +87,35 @@ def route(
     if tokens > ROUTER_TOKENS:
         normed = F.rms_norm(x, (hidden,), norm, eps)
         logits = F.linear(normed.float(), router)
-        choose_kernel[(tokens,)](
-            logits, expert_ids, weights, RENORMALISE_EPS, num_warps=1, **sizes
+        _choose(
+            (tokens,), (logits, expert_ids, weights, RENORMALISE_EPS), sizes, warps=1
         )
         return RoutedTokens(normed, weights, expert_ids, logits)
     normed = torch.empty_like(x)
     logits = torch.empty(tokens, experts, dtype=torch.float32, device=device)
-    router_kernel[(tokens, -(-experts // ROUTER_EXPERTS))](
-        x,
-        norm,
-        router,
-        normed,
-        logits,
-        expert_ids,
-        weights,
-        workspace.counters,
-        eps,
-        RENORMALISE_EPS,
-        HIDDEN=hidden,
-        HIDDEN_PADDED=padded(hidden),
-        TILE=ROUTER_EXPERTS,
-        PDL=pdl,
-        num_warps=ROUTER_WARPS,
-        launch_pdl=bool(pdl),
-        **sizes,
+    _router(
+        (tokens, -(-experts // ROUTER_EXPERTS)),
+        (
+            x,
+            norm,
+            router,
+            normed,
+            logits,
+            expert_ids,
+            weights,
+            workspace.counters,
+            eps,
+            RENORMALISE_EPS,
+        ),
+        {
+            "HIDDEN": hidden,
+            "HIDDEN_PADDED": padded(hidden),
+            **sizes,
+            "TILE": ROUTER_EXPERTS,
+            "PDL": pdl,
+        },
+        warps=ROUTER_WARPS,
+        pdl=pdl,
     )
     return RoutedTokens(normed, weights, expert_ids, logits)
 
@@ -114,23 +134,21 @@ def gate_up_each(
     h = torch.empty(
         tokens * slots, layout.width, dtype=routed.normed.dtype, device=routed.normed.device
     )
-    gate_up_kernel[(tokens * slots, layout.width // tile.rows)](
-        routed.normed,
-        routed.expert_ids,
-        experts.table,
-        weights,
-        scales,
-        h,
-        SLOTS=slots,
-        HIDDEN=layout.hidden,
-        WIDTH=layout.width,
-        BLOCK_BYTES=layout.block_bytes,
-        BITS=bits,
-        ROWS=tile.rows,
-        BLOCK=tile.block,
-        PDL=pdl,
-        num_warps=tile.warps,
-        launch_pdl=bool(pdl),
+    _gate_up(
+        (tokens * slots, layout.width // tile.rows),
+        (routed.normed, routed.expert_ids, experts.table, weights, scales, h),
+        {
+            "SLOTS": slots,
+            "HIDDEN": layout.hidden,
+            "WIDTH": layout.width,
+            "BLOCK_BYTES": layout.block_bytes,
+            "BITS": bits,
+            "ROWS": tile.rows,
+            "BLOCK": tile.block,
+            "PDL": pdl,
+        },
+        warps=tile.warps,
+        pdl=pdl,
     )
     return h
 
@@ -153,29 +171,34 @@ def down_each(
     out = torch.empty_like(residual)
     tiles = layout.hidden // tile.rows
     splits = min(tile.splits, slots)
-    down_kernel[(tokens, tiles, splits)](
-        h,
-        routed.expert_ids,
-        routed.weights,
-        experts.table,
-        weights,
-        scales,
-        residual,
-        out,
-        workspace.partials(tokens * tiles * splits * tile.rows),
-        workspace.counters,
-        SLOTS=slots,
-        HIDDEN=layout.hidden,
-        WIDTH=layout.width,
-        BLOCK_BYTES=layout.block_bytes,
-        DOWN_BYTES=layout.gate_up_bytes,
-        BITS=bits,
-        ROWS=tile.rows,
-        BLOCK=tile.block,
-        SPLITS=splits,
-        PDL=pdl,
-        num_warps=tile.warps,
-        launch_pdl=bool(pdl),
+    _down(
+        (tokens, tiles, splits),
+        (
+            h,
+            routed.expert_ids,
+            routed.weights,
+            experts.table,
+            weights,
+            scales,
+            residual,
+            out,
+            workspace.partials(tokens * tiles * splits * tile.rows),
+            workspace.counters,
+        ),
+        {
+            "SLOTS": slots,
+            "HIDDEN": layout.hidden,
+            "WIDTH": layout.width,
+            "BLOCK_BYTES": layout.block_bytes,
+            "DOWN_BYTES": layout.gate_up_bytes,
+            "BITS": bits,
+            "ROWS": tile.rows,
+            "BLOCK": tile.block,
+            "SPLITS": splits,
+            "PDL": pdl,
+        },
+        warps=tile.warps,
+        pdl=pdl,
     )
     return out
 
@@ -188,8 +211,6 @@ def experts_grouped(
     tile: GemmTile | None = None,
 ) -> Tensor:
     """``residual + weighted sum of the experts`` by matrix products over sorted pairs: [T, H]."""
-    import triton.language as tl
-
     weights, scales, bits = block_views(experts)
     require_rows(residual)
     layout, (tokens, slots) = experts.layout, routed.expert_ids.shape
@@ -197,72 +218,67 @@ def experts_grouped(
     count = experts.table.shape[0]
     tile = tile or grouped_tile(bits, pairs / count)
     order = torch.empty(pairs, dtype=torch.int32, device=device)
-    counts, starts = torch.empty(2, count, dtype=torch.int32, device=device)
-    sort_pairs_kernel[(count,)](
-        routed.expert_ids, experts.table, order, counts, starts, pairs, CHUNK=SORT_CHUNK
+    counts = torch.empty(count, dtype=torch.int32, device=device)
+    starts = torch.empty_like(counts)
+    _sort_pairs(
+        (count,),
+        (routed.expert_ids, experts.table, order, counts, starts, pairs),
+        {"CHUNK": SORT_CHUNK},
     )
     x = routed.normed if bits > 8 else plane_order(routed.normed, bits)
     width = layout.width if bits > 8 else _plane_width(layout.width, bits)
     empty = torch.empty if width == layout.width else torch.zeros
     h = empty(pairs, width, dtype=dtype, device=device)
     tiles = min(pairs, pairs // tile.m + count)
-    shared = {
-        "EXPERTS": count,
-        "EXPERTS_PADDED": padded(count),
-        "BLOCK_BYTES": layout.block_bytes,
-        "BITS": bits,
-        "BLOCK_M": tile.m,
-        "BLOCK_K": tile.k,
-        "DOT": tl.float32 if dtype == torch.float32 else getattr(tl, str(dtype)[6:]),
-        "num_warps": tile.warps,
-        "num_stages": tile.stages,
-    }
+    dot = tl.float32 if dtype == torch.float32 else getattr(tl, str(dtype).removeprefix("torch."))
+    sorted_pairs = (order, counts, starts, experts.table, weights, scales)
+    of_experts = {"EXPERTS": count, "EXPERTS_PADDED": padded(count)}
     gate_rows = tile.n // 2  # and as many rows of up
-    grouped_gate_up_kernel[(tiles * -(-layout.width // gate_rows),)](
-        x,
-        order,
-        counts,
-        starts,
-        experts.table,
-        weights,
-        scales,
-        h,
-        SLOTS=slots,
-        HIDDEN=layout.hidden,
-        HIDDEN_PADDED=x.shape[1],
-        WIDTH=layout.width,
-        WIDTH_PADDED=width,
-        BLOCK_N=gate_rows,
-        **shared,
+    _grouped_gate_up(
+        (tiles * -(-layout.width // gate_rows),),
+        (x, *sorted_pairs, h),
+        {
+            **of_experts,
+            "SLOTS": slots,
+            "HIDDEN": layout.hidden,
+            "HIDDEN_PADDED": x.shape[1],
+            "WIDTH": layout.width,
+            "WIDTH_PADDED": width,
+            "BLOCK_BYTES": layout.block_bytes,
+            "BITS": bits,
+            "BLOCK_M": tile.m,
+            "BLOCK_N": gate_rows,
+            "BLOCK_K": tile.k,
+            "DOT": dot,
+        },
+        warps=tile.warps,
+        stages=tile.stages,
     )
     parts = torch.empty(pairs, layout.hidden, dtype=dtype, device=device)
-    grouped_down_kernel[(tiles * -(-layout.hidden // tile.n),)](
-        h,
-        order,
-        counts,
-        starts,
-        experts.table,
-        weights,
-        scales,
-        parts,
-        HIDDEN=layout.hidden,
-        WIDTH=layout.width,
-        WIDTH_PADDED=width,
-        DOWN_BYTES=layout.gate_up_bytes,
-        BLOCK_N=tile.n,
-        **shared,
+    _grouped_down(
+        (tiles * -(-layout.hidden // tile.n),),
+        (h, *sorted_pairs, parts),
+        {
+            **of_experts,
+            "HIDDEN": layout.hidden,
+            "WIDTH": layout.width,
+            "WIDTH_PADDED": width,
+            "BLOCK_BYTES": layout.block_bytes,
+            "DOWN_BYTES": layout.gate_up_bytes,
+            "BITS": bits,
+            "BLOCK_M": tile.m,
+            "BLOCK_N": tile.n,
+            "BLOCK_K": tile.k,
+            "DOT": dot,
+        },
+        warps=tile.warps,
+        stages=tile.stages,
     )
     out = torch.empty_like(residual)
-    combine_kernel[(tokens, -(-layout.hidden // COMBINE_BLOCK))](
-        parts,
-        routed.expert_ids,
-        routed.weights,
-        experts.table,
-        residual,
-        out,
-        SLOTS=slots,
-        HIDDEN=layout.hidden,
-        BLOCK=COMBINE_BLOCK,
+    _combine(
+        (tokens, -(-layout.hidden // COMBINE_BLOCK)),
+        (parts, routed.expert_ids, routed.weights, experts.table, residual, out),
+        {"SLOTS": slots, "HIDDEN": layout.hidden, "BLOCK": COMBINE_BLOCK},
     )
     return out
 

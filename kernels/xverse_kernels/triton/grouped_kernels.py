@@ -10,7 +10,7 @@ import triton.language as tl
 from xverse_kernels.triton.dot_kernels import weight_plane
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pairs"])
 def sort_pairs_kernel(
     ids_ptr, table_ptr, order_ptr, counts_ptr, starts_ptr, pairs, CHUNK: tl.constexpr
 ):

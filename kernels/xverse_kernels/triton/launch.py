@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from triton import knobs
 
 from xverse_kernels.packing import ExpertBlocks, PackedMatrix
 
@@ -69,3 +72,61 @@ def require_rows(*tensors: Tensor) -> None:
 def padded(size: int) -> int:
     """The next power of two."""
     return 1 << (size - 1).bit_length()
+
+
+class Launcher:
+    """Launches one kernel, and remembers what was compiled.
+
+    Triton's own launch looks at every argument anew to choose among specialised versions, which
+    takes longer than most of these kernels run. Here the version follows from the dtypes and the
+    constants alone: integers are not specialised (``do_not_specialize``), and every pointer is
+    aligned to 16 bytes.
+    """
+
+    def __init__(self, kernel: Any) -> None:
+        """``kernel``: a jit function whose constants come last, in the order of their names."""
+        self._kernel = kernel
+        self._compiled: dict[Any, Any] = {}
+
+    def __call__(
+        self,
+        grid: tuple[int, ...],
+        args: tuple[Any, ...],
+        constants: dict[str, Any],
+        *,
+        warps: int = 4,
+        stages: int = 3,
+        pdl: bool = False,
+    ) -> None:
+        """Launch.
+
+        Args:
+            grid: programs along each axis.
+            args: tensors and numbers, in the kernel's order.
+            constants: all of its constants, in the kernel's order.
+            warps: of a program.
+            stages: of software pipelines.
+            pdl: programmatic dependent launch; the kernel has a constant of that name for it.
+        """
+        device = args[0].device
+        key = (
+            device.index,
+            warps,
+            stages,
+            *constants.values(),
+            *(arg.dtype for arg in args if isinstance(arg, Tensor)),
+        )
+        compiled = self._compiled.get(key)
+        if compiled is not None:
+            compiled[(*grid, 1, 1)[:3]](*args, *constants.values())
+            return
+        # compiled kernels take all by position, so the order of the constants must be the kernel's
+        assert tuple(constants) == tuple(self._kernel.arg_names[len(args) :])
+        for arg in args:
+            if isinstance(arg, Tensor) and arg.data_ptr() % 16:
+                raise ValueError("kernels take memory aligned to 16 bytes")
+        compiled = self._kernel[grid](
+            *args, **constants, num_warps=warps, num_stages=stages, launch_pdl=pdl
+        )
+        if not knobs.runtime.interpret:
+            self._compiled[key] = compiled

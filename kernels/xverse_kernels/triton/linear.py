@@ -6,11 +6,19 @@ import torch
 from torch import Tensor
 
 from xverse_kernels.packing import PackedMatrix
-from xverse_kernels.triton.launch import Workspace, matrix_views, padded, require_rows
+from xverse_kernels.triton.launch import (
+    Launcher,
+    Workspace,
+    matrix_views,
+    padded,
+    require_rows,
+)
 from xverse_kernels.triton.linear_kernels import dequantise_kernel, linear_kernel
 from xverse_kernels.triton.tiles import GemvTile, linear_tile
 
 DEQUANTISE_WORDS = 64
+_linear = Launcher(linear_kernel)
+_dequantise = Launcher(dequantise_kernel)
 
 
 def gemv(
@@ -46,30 +54,35 @@ def gemv(
     tokens = x.shape[0]
     out = torch.empty(tokens, rows, dtype=out_dtype or x.dtype, device=x.device)
     tiles = -(-rows // tile.rows)
-    linear_kernel[(tokens, tiles, tile.splits)](
-        x,
-        x if norm is None else norm,
-        weights,
-        scales,
-        x if bias is None else bias,
-        x if residual is None else residual,
-        out,
-        workspace.partials(tokens * tiles * tile.splits * tile.rows),
-        workspace.counters,
-        eps,
-        rows,
-        K=columns,
-        K_PADDED=padded(columns),
-        BITS=bits,
-        ROWS=tile.rows,
-        BLOCK=tile.block,
-        SPLITS=tile.splits,
-        HAS_NORM=norm is not None,
-        HAS_BIAS=bias is not None,
-        HAS_RESIDUAL=residual is not None,
-        PDL=pdl,
-        num_warps=tile.warps,
-        launch_pdl=bool(pdl),
+    _linear(
+        (tokens, tiles, tile.splits),
+        (
+            x,
+            x if norm is None else norm,
+            weights,
+            scales,
+            x if bias is None else bias,
+            x if residual is None else residual,
+            out,
+            workspace.partials(tokens * tiles * tile.splits * tile.rows),
+            workspace.counters,
+            eps,
+            rows,
+        ),
+        {
+            "K": columns,
+            "K_PADDED": padded(columns),
+            "BITS": bits,
+            "ROWS": tile.rows,
+            "BLOCK": tile.block,
+            "SPLITS": tile.splits,
+            "HAS_NORM": norm is not None,
+            "HAS_BIAS": bias is not None,
+            "HAS_RESIDUAL": residual is not None,
+            "PDL": pdl,
+        },
+        warps=tile.warps,
+        pdl=pdl,
     )
     return out
 
@@ -79,7 +92,9 @@ def dequantise(weight: PackedMatrix, dtype: torch.dtype) -> Tensor:
     weights, scales, bits, rows, columns = matrix_views(weight)
     out = torch.empty(rows, columns, dtype=dtype, device=weight.data.device)
     words = columns * bits // 32
-    dequantise_kernel[(-(-rows // 16), -(-words // DEQUANTISE_WORDS))](
-        weights, scales, out, rows, K=columns, BITS=bits, WORDS=DEQUANTISE_WORDS
+    _dequantise(
+        (-(-rows // 16), -(-words // DEQUANTISE_WORDS)),
+        (weights, scales, out, rows),
+        {"K": columns, "BITS": bits, "WORDS": DEQUANTISE_WORDS},
     )
     return out

@@ -7,7 +7,6 @@ from xverse_kernels.triton.dot_kernels import (
     UNIT,
     dense_dot,
     packed_dot,
-    prefetch,
     scale_place,
     weight_plane,
     word_place,
@@ -42,7 +41,7 @@ def finish_split(values, partial_ptr, counter_ptr, split, SPLITS: tl.constexpr, 
     return is_last, values
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows_total"])
 def linear_kernel(
     x_ptr, norm_ptr, w_ptr, scale_ptr, bias_ptr, residual_ptr, out_ptr, partial_ptr, counter_ptr,
     eps, rows_total,
@@ -57,13 +56,7 @@ def linear_kernel(
     """
     token, tile, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     if PDL:
-        # the weights do not depend on the kernel before: fetch them while it finishes
-        tile_elements: tl.constexpr = ROWS * K if BITS > 8 else ROWS * (K * BITS // 32 + K // 64)
-        if SPLITS == 1 and PDL & 4:
-            prefetch(w_ptr + tile.to(tl.int64) * tile_elements, tile_elements)
         tl.extra.cuda.gdc_wait()
-        if PDL & 8:
-            tl.extra.cuda.gdc_launch_dependents()
     x_ptr += token * K
     if BITS > 8:
         weights = w_ptr + tile.to(tl.int64) * (ROWS * K)
@@ -85,7 +78,7 @@ def linear_kernel(
             scale_ptr + 2 * start, row, first, last, 1.0, K, BITS, BLOCK, HAS_NORM,
         )  # fmt: skip
         values = tl.sum(total, axis=0) * (1.0 / UNIT)
-    if PDL & 2:
+    if PDL:
         tl.extra.cuda.gdc_launch_dependents()
     if HAS_NORM:
         values *= inverse_rms(x_ptr, eps, K, K_PADDED)
@@ -107,7 +100,7 @@ def linear_kernel(
         tl.store(out, values.to(out_ptr.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows_total"])
 def dequantise_kernel(
     w_ptr, scale_ptr, out_ptr, rows_total,
     K: tl.constexpr, BITS: tl.constexpr, WORDS: tl.constexpr,

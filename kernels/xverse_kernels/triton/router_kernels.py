@@ -20,8 +20,7 @@ def router_kernel(
     token, tile = tl.program_id(0), tl.program_id(1)
     if PDL:
         tl.extra.cuda.gdc_wait()
-        if PDL & 10:
-            tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_launch_dependents()
     column = tl.arange(0, HIDDEN_PADDED)
     inside = column < HIDDEN
     x = tl.load(x_ptr + token * HIDDEN + column, mask=inside, other=0.0).to(tl.float32)

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xverse_kernels.triton.launch import padded, require_rows
+from xverse_kernels.triton.launch import Launcher, padded, require_rows
 from xverse_kernels.triton.sampling_kernels import candidates_kernel, draw_kernel
 
 CANDIDATES = 64  # the largest top-k that is drawn on the device
-BLOCK = 2048
-DRAW_WARPS = 8
+BLOCK = 1024
+CANDIDATES_WARPS = 1
+_candidates = Launcher(candidates_kernel)
+_draw = Launcher(draw_kernel)
 
 
 @dataclass(frozen=True)
@@ -51,21 +53,26 @@ def sample(logits: Tensor, state: SamplerState) -> Tensor:
     rows, vocab = logits.shape
     blocks = -(-vocab // BLOCK)
     keys = torch.empty(rows, blocks, CANDIDATES, dtype=torch.int64, device=logits.device)
-    candidates_kernel[(rows, blocks)](
-        logits, state.seen, state.settings, keys, vocab, BLOCK=BLOCK, CANDIDATES=CANDIDATES
+    _candidates(
+        (rows, blocks),
+        (logits, state.seen, state.settings, state.top_k, keys, vocab),
+        {"BLOCK": BLOCK, "CANDIDATES": CANDIDATES},
+        warps=CANDIDATES_WARPS,
     )
-    draw_kernel[(rows,)](
-        keys,
-        state.settings,
-        state.top_k,
-        state.seeds,
-        state.steps,
-        state.seen,
-        state.tokens,
-        vocab,
-        blocks,
-        BLOCKS_PADDED=padded(blocks),
-        CANDIDATES=CANDIDATES,
-        num_warps=DRAW_WARPS,
+    _draw(
+        (rows,),
+        (
+            keys,
+            state.settings,
+            state.top_k,
+            state.seeds,
+            state.steps,
+            state.seen,
+            state.tokens,
+            vocab,
+            blocks,
+        ),
+        {"BLOCKS_PADDED": padded(blocks), "CANDIDATES": CANDIDATES},
+        warps=1,
     )
     return state.tokens

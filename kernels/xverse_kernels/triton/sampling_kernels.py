@@ -2,7 +2,7 @@
 
 A logit and its id make one 64-bit key, ordered by logit and then by lower id. The first kernel
 leaves the largest keys of each stretch of the vocabulary, the second one draws among them. What is
-drawn from are the CANDIDATES likeliest tokens, so top-k must be at most that.
+drawn from are the top-k likeliest tokens, at most CANDIDATES; of equal logits the lower ids.
 """
 
 import triton
@@ -34,16 +34,17 @@ def id_of(keys):
     return (0x7FFFFFFF - (keys & 0x7FFFFFFF)).to(tl.int32)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["vocab"])
 def candidates_kernel(
-    logits_ptr, seen_ptr, settings_ptr, keys_ptr, vocab,
+    logits_ptr, seen_ptr, settings_ptr, counts_ptr, keys_ptr, vocab,
     BLOCK: tl.constexpr, CANDIDATES: tl.constexpr,
 ):  # fmt: skip
     """The largest keys of BLOCK penalised logits of one sequence.
 
     Grid: sequences, blocks. logits fp32 [T, vocab]; seen int8 [T, vocab], 1 for tokens of the text
-    so far; settings fp32 [T, 4]: temperature, repetition penalty, top-p, min-p. Writes int64
-    [T, blocks, CANDIDATES], sorted downwards; at temperature 0 only the first is set.
+    so far; settings fp32 [T, 4]: temperature, repetition penalty, top-p, min-p; counts int32 [T]:
+    top-k. Writes top-k keys of each block, largest first, to int64 [T, blocks, CANDIDATES]; at
+    temperature 0 only one.
     """
     row, block = tl.program_id(0), tl.program_id(1)
     ids = block * BLOCK + tl.arange(0, BLOCK)
@@ -63,12 +64,14 @@ def candidates_kernel(
     if temperature == 0.0:
         tl.store(out, tl.max(keys, axis=0))
     else:
-        keys = tl.sort(keys, descending=True)
-        place = tl.arange(0, BLOCK)
-        tl.store(out + place, keys, mask=place < CANDIDATES)
+        top_k = tl.load(counts_ptr + row)
+        for place in range(top_k):
+            best = tl.max(keys, axis=0)
+            tl.store(out + place, best)
+            keys = tl.where(keys == best, LOWEST_KEY, keys)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["vocab", "blocks"])
 def draw_kernel(
     keys_ptr, settings_ptr, counts_ptr, seeds_ptr, steps_ptr, seen_ptr, tokens_ptr, vocab, blocks,
     BLOCKS_PADDED: tl.constexpr, CANDIDATES: tl.constexpr,
@@ -82,20 +85,26 @@ def draw_kernel(
     temperature = tl.load(settings_ptr + row * 4)
     base = keys_ptr + row * blocks * CANDIDATES
     block = tl.arange(0, BLOCKS_PADDED)
-    firsts = tl.load(base + block * CANDIDATES, mask=block < blocks, other=LOWEST_KEY)
-    best = tl.max(firsts, axis=0)
+    heads = tl.load(base + block * CANDIDATES, mask=block < blocks, other=LOWEST_KEY)
+    best = tl.max(heads, axis=0)
     token = id_of(best)
     if (temperature > 0.0) & (best != BROKEN_KEY):
-        place = tl.arange(0, BLOCKS_PADDED * CANDIDATES)
-        keys = tl.load(base + place, mask=place < blocks * CANDIDATES, other=LOWEST_KEY)
-        keys = tl.sort(keys, descending=True)
-        keys = tl.where(place < CANDIDATES, keys, LOWEST_KEY)
+        top_k = tl.load(counts_ptr + row)
+        place = tl.arange(0, CANDIDATES)
+        keys = tl.full((CANDIDATES,), LOWEST_KEY, tl.int64)
+        taken = tl.zeros((BLOCKS_PADDED,), tl.int32)
+        for i in range(top_k):  # merge the sorted lists of the blocks
+            largest = tl.max(heads, axis=0)
+            keys = tl.where(place == i, largest, keys)
+            winner = (heads == largest) & (block < blocks)
+            taken += winner.to(tl.int32)
+            more = winner & (taken < top_k)
+            following = tl.load(base + block * CANDIDATES + taken, mask=more, other=LOWEST_KEY)
+            heads = tl.where(winner, following, heads)
         logits = tl.where(keys == LOWEST_KEY, float("-inf"), logit_of(keys))
         # relative to the likeliest token, no temperature however small can overflow
         logits = (logits - logit_of(best)) / temperature
-        top_k = tl.minimum(tl.load(counts_ptr + row), CANDIDATES)
-        last = tl.min(tl.where(place < top_k, logits, 0.0), axis=0)
-        weights = tl.where(logits >= last, tl.exp(logits), 0.0)
+        weights = tl.exp(logits)
         weights = weights / tl.sum(weights, axis=0)
         # a token goes if it and all less likely ones have at most 1 - top_p together
         rest = 1.0 - (tl.cumsum(weights, axis=0) - weights)

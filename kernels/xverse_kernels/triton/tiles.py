@@ -49,8 +49,8 @@ LINEAR_FEW_ROWS = {
 GATE_UP = {
     32: GemvTile(rows=2, block=256, warps=2),
     16: GemvTile(rows=1, block=1024, warps=4),
-    8: GemvTile(rows=16, block=64, warps=4),
-    4: GemvTile(rows=16, block=64, warps=4),
+    8: GemvTile(rows=16, block=32, warps=4),
+    4: GemvTile(rows=16, block=32, warps=4),
 }
 DOWN = {
     32: GemvTile(rows=4, block=256, warps=2),
@@ -68,20 +68,32 @@ def linear_tile(bits: int, rows: int) -> GemvTile:
 ROUTER_EXPERTS = 1  # a program
 ROUTER_TOKENS = 16  # above, torch's fp32 product is faster
 ROUTER_WARPS = 4
-ATTENTION_BLOCK = 32
-ATTENTION_WARPS = 4
+
+def attention_tile(longest: int) -> tuple[int, int, int]:
+    """(positions a block, warps, parts of the past) for a past of at most ``longest`` positions.
+
+    Four rows of a block for every 16 threads; as many programs as one wave holds.
+    """
+    if longest <= 256:
+        return 32, 4, 1
+    if longest <= 1024:
+        return 32, 4, 8
+    return 16, 2, 32
 
 
 def grouped_tile(bits: int, pairs_per_expert: float) -> GemmTile:
     """By how many pairs an expert has on average: small tiles waste less on padding."""
-    stages = 4 if bits > 8 else 3
-    if pairs_per_expert <= 16:
-        return GemmTile(16, 128, 64, 4, stages)
-    if bits <= 8:
-        return GemmTile(64, 128, 64, 4, stages) if pairs_per_expert <= 64 else GemmTile(128, 128, 64, 4, 2)
-    if pairs_per_expert <= 64:
-        return GemmTile(64, 128, 64, 4, stages)
-    return GemmTile(128, 256, 64, 8, stages)
+    if bits > 8:
+        if pairs_per_expert <= 32:
+            return GemmTile(32, 128, 64, 4, 4)
+        if pairs_per_expert <= 128:
+            return GemmTile(64, 128, 64, 4, 4)
+        return GemmTile(128, 256, 64, 8, 4)
+    if pairs_per_expert <= 4:
+        return GemmTile(16, 64, 64, 4, 3)
+    if pairs_per_expert <= 32:
+        return GemmTile(32, 128, 64, 4, 3)
+    return GemmTile(64, 128, 64, 4, 2) if pairs_per_expert <= 128 else GemmTile(128, 128, 64, 4, 2)
 
 
 def gemv_tokens(bits: int) -> int:
@@ -92,8 +104,3 @@ def gemv_tokens(bits: int) -> int:
 def experts_each_tokens(bits: int) -> int:
     """Up to how many tokens every (token, slot) pair reads its expert by itself."""
     return {32: 4, 16: 4, 8: 8, 4: 16}[bits]
-
-
-def attention_splits(longest: int) -> int:
-    """Into how many parts a past of at most ``longest`` positions is cut."""
-    return 1 if longest <= 256 else 4 if longest <= 1024 else 16
