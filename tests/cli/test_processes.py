@@ -122,8 +122,9 @@ def test_utf8_whatever_the_locale(start: Start, env: dict[str, str]) -> None:
 
 
 def test_a_closed_stdin(tmp_path: Path) -> None:
-    command = f"{sys.executable} {FAKE_MAIN} '{{}}' generate hi --model {tmp_path} <&-"
-    done = subprocess.run(command, shell=True, capture_output=True, timeout=30)
+    program = [sys.executable, str(FAKE_MAIN), "{}", "generate", "hi", "--model", str(tmp_path)]
+    command = ["sh", "-c", '"$@" <&-', "sh", *program]
+    done = subprocess.run(command, capture_output=True, timeout=30)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"Hello there.\n", b"")
 
 

@@ -48,8 +48,8 @@ ERRORS: dict[str, tuple[str, str]] = {
     "config.not_json": ("{path} is not valid JSON: {detail}.", _AGAIN),
     "config.missing_key": ("{path} lacks the key {key}.", "Is this a model of the XVERSE family?"),
     "config.bad_value": (
-        "The model's configuration says {key} = {value}; expected {expected}.",
-        "Is this a model of the XVERSE family? If so, download its config.json again.",
+        "{path} says {key} = {value}; expected {expected}.",
+        "Is this a model of the XVERSE family? If so, download that file again.",
     ),
     "config.unsupported": (
         "The model's configuration says {key} = {value}, which is not supported"
@@ -60,6 +60,7 @@ ERRORS: dict[str, tuple[str, str]] = {
         "{name} leads out of the model directory {path}; it is not read.",
         "Do not use this model unless you know why it points elsewhere.",
     ),
+    "path.unreadable": ("{path} cannot be read: {detail}.", "Check who may read it: ls -l {path}"),
     "path.missing": ("{name} is not there ({path}).", "Download the model again."),
     "checkpoint.corrupt": ("{path} cannot be read: {detail}.", _AGAIN),
     "checkpoint.unsafe_pickle": (
