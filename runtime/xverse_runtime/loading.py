@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 import torch
 
@@ -15,6 +16,7 @@ from xverse_runtime.model_dir import ModelDirectory
 from xverse_runtime.store.manifest import Manifest, is_store
 from xverse_runtime.store.precision import PRESETS, bytes_per_token
 from xverse_runtime.store.weights import open_store
+from xverse_runtime.tensors import expected_tensors
 from xverse_runtime.types import LoadProgress, ProgressCallback
 from xverse_runtime.weights import ModelWeights, assemble_weights
 
@@ -106,7 +108,8 @@ def _load_store(
         raise DeviceError("device.unavailable", device=device.type, reason=reason)
     total = sum(record.bytes for record in manifest.files.values())
     float_wish = "auto" if requested in QUANTISED else requested
-    dtype_name = select_precision(float_wish, "bfloat16", total, device)
+    parameters = sum(prod(shape) for shape in expected_tensors(config).values())
+    dtype_name = select_precision(float_wish, "bfloat16", parameters, device)
     dtype = DTYPES[dtype_name]
     cache_bytes = KVCache.bytes_needed(config, context_length, dtype)
     check_memory([], cache_bytes, dtype, device)

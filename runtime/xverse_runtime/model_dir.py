@@ -82,6 +82,18 @@ class ModelDirectory:
         """Names of the entries that match a glob, sorted."""
         return sorted(entry.name for entry in self.path.glob(pattern))
 
+    def read_bytes(self, name: str) -> bytes:
+        """A small file as it is.
+
+        Raises:
+            IntegrityError: ``path.unreadable``, and what `file` raises.
+        """
+        file = self.file(name)
+        try:
+            return file.read_bytes()
+        except OSError as error:
+            raise _unreadable(file, error.strerror or str(error)) from None
+
     def read_text(self, name: str) -> str:
         """The UTF-8 text of a file.
 

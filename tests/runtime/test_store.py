@@ -24,6 +24,7 @@ from xverse_runtime.engine import Engine
 from xverse_runtime.errors import IntegrityError, ResourceError, UsageError, XverseError
 from xverse_runtime.model_dir import ModelDirectory
 from xverse_runtime.store import convert as convert_module
+from xverse_runtime.store import place
 from xverse_runtime.store.convert import ConversionPlan, convert_checkpoint
 from xverse_runtime.store.manifest import MANIFEST_FILE, Manifest
 from xverse_runtime.store.precision import PRESETS
@@ -220,7 +221,7 @@ def test_another_precision_or_source_starts_anew(
 
     output = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr(convert_module, "_finish", die)
+        patch.setattr(convert_module._Job, "_finish", die)
         with pytest.raises(Killed):
             convert_checkpoint(GOLDEN / "moe-bin", output, PRESETS["int4"])
     plans: list[ConversionPlan] = []
@@ -257,7 +258,7 @@ def test_too_small_a_disk_is_refused_before_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(convert_module.shutil, "disk_usage", lambda _path: usage)
+    monkeypatch.setattr(place.shutil, "disk_usage", lambda _path: usage)
     error = refused(GOLDEN / "moe-bin", tmp_path / "out")
     assert isinstance(error, ResourceError)
     assert error.params["free_bytes"] == 1000
@@ -307,7 +308,7 @@ def test_weights_that_are_not_finite_are_named(tmp_path: Path) -> None:
     save_file(tensors, shard)
     error = refused(source, tmp_path / "out")
     assert error.code == "checkpoint.not_finite"
-    assert error.params["tensor"] == "model.layers.0.mlp.experts.5."
+    assert error.params["tensor"] == "model.layers.0.mlp.experts.5.up_proj.weight"
 
 
 def test_a_width_that_does_not_divide_is_refused(tmp_path: Path) -> None:

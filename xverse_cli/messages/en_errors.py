@@ -85,7 +85,7 @@ ERRORS: dict[str, tuple[str, str]] = {
     "tokenizer.invalid": ("The tokenizer {path} cannot be read: {detail}.", _AGAIN),
     "tokenizer.unsupported": ("The tokenizer {path} is not supported: {detail}.", ""),
     "checkpoint.not_finite": (
-        "The tensor {tensor} holds values that are not numbers: {detail}.",
+        "The tensor {tensor} holds values that are no finite numbers: {detail}.",
         _AGAIN,
     ),
     # Converted models.
@@ -104,6 +104,14 @@ ERRORS: dict[str, tuple[str, str]] = {
     "store.byte_order": (
         "The converted model {path} was made for machines of another byte order ({found}).",
         "Convert the model on this machine.",
+    ),
+    "store.unlisted": (
+        "{path} holds files that no conversion wrote there: {names}.",
+        "Move them elsewhere: nothing says whether they are as they should be.",
+    ),
+    "store.is_source": (
+        "{path} is a converted model already.",
+        "Only published weights can be converted; use this one as it is: --model {path}",
     ),
     "store.target_exists": ("{path} exists already.", "Choose another name, or remove it first."),
     "store.busy": ("Another conversion is writing to {path}.", "Wait until it is done."),

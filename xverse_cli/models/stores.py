@@ -62,13 +62,10 @@ def synthetic_path(shape: str, precision: str) -> Path:
 
 def weight_files(model: Path) -> list[Path]:
     """The weights that a conversion reads, and their index; nothing else of the directory."""
-    from xverse_runtime.checkpoint import BIN_INDEX, SAFETENSORS_INDEX, shard_names
+    from xverse_runtime import checkpoint
     from xverse_runtime.model_dir import ModelDirectory
 
-    names = shard_names(ModelDirectory.open(model))
-    index = BIN_INDEX if names[0].endswith(".bin") else SAFETENSORS_INDEX
-    found = [model / name for name in (*names, index)]
-    return [file for file in found if file.exists()]
+    return [model / name for name in checkpoint.weight_files(ModelDirectory.open(model))]
 
 
 def delete_weights(model: Path) -> None:
