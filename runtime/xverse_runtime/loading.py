@@ -60,6 +60,10 @@ def load_weights(
         device: where to compute.
         context_length: for the size of the KV cache.
         progress: told the bytes of weights loaded.
+
+    Raises:
+        UsageError: ``precision.needs_conversion``, ``precision.other_store`` or
+            ``precision.unsupported``.
     """
     load = _load_store if is_store(directory) else _load_checkpoint
     return load(directory, config, precision, device, context_length, progress)
@@ -73,6 +77,9 @@ def _load_checkpoint(
     context_length: int,
     progress: ProgressCallback,
 ) -> LoadedWeights:
+    if requested in QUANTISED:
+        path = str(directory.path)
+        raise UsageError("precision.needs_conversion", precision=requested, model=path)
     tensors = read_checkpoint(directory, config)
     parameters = sum(tensor.numel() for tensor in tensors.values())
     precision = select_precision(requested, config.dtype, parameters, device)

@@ -72,13 +72,15 @@ TEXTS: dict[str, str] = {
     "help.convert_attention": "Another format for the attention: bf16, int8 or int4.",
     "help.convert_head": "Another format for the output layer: bf16, int8 or int4.",
     "help.convert_output": "Where the store goes; a Hub id has a place where xverse finds it.",
-    "help.convert_threads": "How many experts are packed at a time; otherwise one a processor.",
+    "help.convert_threads": "How many experts are packed at a time; otherwise one a processor, as"
+    " far as 1.5 GiB of memory reach.",
     "help.delete_source": "Delete the published weights afterwards, once the store is verified."
     " Asks first.",
     "help.yes": "Do not ask.",
     "convert.progress": "Converting {model}",
     "convert.chosen": "Precision {precision}: {rate} tokens/s predicted from the memory bandwidth.",
     "convert.done": "Converted and verified: {path} ({size_bytes}).",
+    "convert.already_there": "Already there, made of the same weights: {path} ({size_bytes}).",
     "convert.delete_question": "Delete the published weights in {path} ({size_bytes})? [y/N]",
     "convert.deleted": "Deleted {size_bytes} of published weights.",
     "convert.kept": "The published weights were kept.",

@@ -149,7 +149,7 @@ ERRORS: dict[str, tuple[str, str]] = {
     ),
     "precision.needs_conversion": (
         "The model has to be converted before it can run in {precision}.",
-        "Convert it once: xverse convert MODEL --precision {precision}",
+        "Convert it once: xverse convert {model} --precision {precision}",
     ),
     "precision.other_store": (
         "The model was converted to {stored}; it cannot run in {precision}.",
@@ -185,7 +185,7 @@ ERRORS: dict[str, tuple[str, str]] = {
     ),
     "convert.output_needed": (
         "Only a Hub id has a place of its own for its stores.",
-        "Say where this one goes: --output DIR. Then use it with --model DIR.",
+        "Say where this one goes, for example: --output {example}",
     ),
     "convert.demo_stays": ("The demo is part of the program; its weights are not deleted.", ""),
     "input.too_large": (
@@ -200,7 +200,7 @@ ERRORS: dict[str, tuple[str, str]] = {
     ),
     "verify.no_store": (
         "{path} is no converted model; published files carry no digests to compare with.",
-        "Make a store of it: xverse convert MODEL",
+        "Make a store of it: xverse convert {model}",
     ),
     "settings.bad_value": ('{where}: "{value}" is not {expected}.', ""),
     "settings.unknown_key": (
