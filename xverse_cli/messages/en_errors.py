@@ -128,6 +128,10 @@ ERRORS: dict[str, tuple[str, str]] = {
     ),
     "template.file_unreadable": ("The chat template {path} cannot be read: {detail}.", ""),
     "template.jinja_invalid": ("The chat template ({source}) is not valid Jinja: {detail}.", ""),
+    "template.no_messages": (
+        "The chat template ({source}) never uses the messages: what you say would be dropped.",
+        "Is it a template at all? Choose human-assistant, system-user-assistant or raw.",
+    ),
     "template.render_failed": (
         "The chat template failed: {detail}.",
         "Choose another one with --chat-template, or complete plain text with --raw.",
@@ -193,6 +197,11 @@ ERRORS: dict[str, tuple[str, str]] = {
         "Shorten it, or give it in parts.",
     ),
     "bench.two_models": ("--model and --synthetic name two models.", "Give one of them."),
+    "bench.overflow": (
+        "{prompt_tokens} tokens of prompt and {new_tokens} new ones are more than the context of"
+        " {context_length} holds.",
+        "Choose fewer with --prompt-tokens or --new-tokens, or a larger --context.",
+    ),
     "bench.not_local": ("Only models that run on this machine can be measured.", ""),
     "bench.precision": (
         "Synthetic weights come in {supported}, not in {precision}.",
