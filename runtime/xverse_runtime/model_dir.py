@@ -90,6 +90,8 @@ class ModelDirectory:
         """
         file = self.file(name)
         try:
+            if file.stat().st_size > MAX_JSON_BYTES:
+                raise _unreadable(file, "file too large")
             return file.read_bytes()
         except OSError as error:
             raise _unreadable(file, error.strerror or str(error)) from None

@@ -249,6 +249,34 @@ def test_a_source_that_may_not_be_read(
     assert left_beside(source) == set()
 
 
+def test_a_licence_larger_than_memory_is_not_read(source: Path, tmp_path: Path) -> None:
+    with (source / "LICENSE").open("wb") as file:
+        file.truncate(2**40)
+    error = refused(source, tmp_path / "out")
+    assert error.params["detail"] == "file too large"
+
+
+@pytest.mark.parametrize(
+    "journal",
+    ["[]", "{", "[" * 100_000, '{"key": KEY, "files": [1]}', '{"key": KEY, "files": {"x": FILE}}'],
+    ids=range(5),
+)
+def test_a_journal_of_nonsense_starts_anew(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, journal: str
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(convert_module._Job, "_finish", die)
+        with pytest.raises(Killed):
+            convert_checkpoint(source, tmp_path / "out", INT4)
+    path = tmp_path / "out.partial" / "progress.json"
+    (path.parent / "x").write_text("")
+    key = json.dumps(json.loads(path.read_text())["key"])
+    empty = '{"bytes": 0, "sha256": ""}'
+    path.write_text(journal.replace("KEY", key).replace("FILE", empty))
+    assert plan_of(source, tmp_path / "out").done_bytes == 0
+    verify_store(tmp_path / "out")
+
+
 def test_a_small_file_that_fails_while_it_is_read(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,7 +295,11 @@ def test_a_small_file_that_fails_while_it_is_read(
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(errno.ENOSPC, "store.disk_full"), (errno.ENOTDIR, "store.not_writable")],
+    [
+        (errno.ENOSPC, "store.disk_full"),
+        (errno.ENOTDIR, "store.not_writable"),
+        (errno.ENAMETOOLONG, "store.not_writable"),
+    ],
 )
 def test_a_folder_that_cannot_be_made(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: str

@@ -37,12 +37,15 @@ class Journal:
             data = json.loads(path.read_text(encoding="utf-8"))
             if data["key"] == key:
                 records = {name: FileRecord(**one) for name, one in data["files"].items()}
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            pass  # not one of ours, or half of one: nothing in it is believed
+        planned = {file.name for file in layout.files()}
         kept = {
             name: record
             for name, record in records.items()
-            if (partial / name).is_file() and (partial / name).stat().st_size == record.bytes
+            if name in planned
+            and (partial / name).is_file()
+            and (partial / name).stat().st_size == record.bytes
         }
         return cls.begin(partial, key, kept)
 
