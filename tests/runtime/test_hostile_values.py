@@ -61,10 +61,13 @@ def test_the_largest_rope_numbers_still_give_finite_angles(model: Path) -> None:
         assert table.isfinite().all()
 
 
-def test_a_dtype_that_is_no_text_is_passed_over(model: Path) -> None:
+def test_a_dtype_that_is_no_text_is_passed_over(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xverse_runtime.device.SMALL_MODEL_BYTES", 0)  # look at the published one
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     (model / "config.json").write_text(json.dumps(config | {"torch_dtype": ["bfloat16"]}))
-    assert Engine.load(model, EngineConfig(device="cpu")).precision == "fp32"
+    assert Engine.load(model, EngineConfig(device="cpu")).precision == "bf16"
 
 
 @pytest.mark.parametrize(

@@ -85,8 +85,7 @@ def refuse_foreign(partial: Path, source: Path) -> None:
 
 
 def publish(partial: Path, output: Path) -> None:
-    """Give the finished folder its name, for good."""
-    sync_directory(partial)
+    """Give the finished folder its name, for good; what is in it is on disk already."""
     refuse_existing(output)
     partial.rename(output)
     sync_directory(output.parent)
