@@ -1,4 +1,4 @@
-"""The operations a model needs, and the one place where their implementation is chosen."""
+"""The operations a decoder needs, and the one place where their implementation is chosen."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from xverse_kernels import reference
-from xverse_kernels.packing import PackedMatrix
-from xverse_kernels.types import Routing, SwigluWeights
+from xverse_kernels.types import Norm, Projection, Rotary, RoutedTokens, SwigluWeights
+
+NAMES = ("reference", "triton")
 
 
 class BackendUnavailableError(RuntimeError):
@@ -23,46 +23,70 @@ class BackendUnavailableError(RuntimeError):
 
 
 class KernelBackend(Protocol):
-    """Shapes and meaning of each operation: see the function of that name in `reference`."""
+    """What one launch each does on a GPU. T tokens, H hidden width, S slots a token.
+
+    Keys and values of all sequences are [sequences, kv_heads, capacity, head_dim].
+    """
 
     @property
     def name(self) -> str: ...
 
     def linear(
-        self, x: Tensor, weight: Tensor | PackedMatrix, bias: Tensor | None = None
-    ) -> Tensor: ...
-
-    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor: ...
-
-    def rope(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor: ...
-
-    def attention(self, q: Tensor, k: Tensor, v: Tensor, past: int) -> Tensor: ...
-
-    def route(self, x: Tensor, weight: Tensor, top_k: int) -> Routing: ...
-
-    def swiglu(self, x: Tensor, mlp: SwigluWeights) -> Tensor: ...
-
-    def moe(
         self,
         x: Tensor,
-        weights: Tensor,
-        expert_ids: Tensor,
+        projections: Sequence[Projection],
+        *,
+        norm: Norm | None = None,
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        """Linear layers side by side on the normed input, plus a residual: [T, sum of rows]."""
+
+    def attend_span(
+        self, qkv: Tensor, rotary: Rotary, keys: Tensor, values: Tensor, sequence: int, past: int
+    ) -> Tensor:
+        """T consecutive tokens of one sequence, ``past`` tokens after its start.
+
+        Rotates queries and keys, writes keys and values to the cache, attends causally:
+        [T, (heads + 2 kv_heads) * head_dim] to [T, heads * head_dim].
+        """
+
+    def attend_each(
+        self,
+        qkv: Tensor,
+        rotary: Rotary,
+        keys: Tensor,
+        values: Tensor,
+        sequences: Tensor,
+        positions: Tensor,
+        longest: int,
+    ) -> Tensor:
+        """The same for one new token of each of T different sequences.
+
+        ``sequences`` and ``positions`` int32 [T]; ``longest`` is at least every position.
+        """
+
+    def route(
+        self, x: Tensor, norm: Norm, router: Tensor, top_k: int, shared: int
+    ) -> RoutedTokens:
+        """Norm the residual stream [T, H] and choose experts; ``router`` [E, H] fp32."""
+
+    def experts(
+        self,
+        routed: RoutedTokens,
         experts: Sequence[SwigluWeights],
-        between_experts: Callable[[], None] | None = None,
-    ) -> Tensor: ...
+        residual: Tensor,
+        between: Callable[[], None] | None = None,
+    ) -> Tensor:
+        """``residual`` [T, H] plus the weighted sum of each token's experts.
 
+        ``between`` is called now and then where that costs nothing; what it raises abandons the
+        computation.
+        """
 
-class ReferenceBackend:
-    """Plain torch on any device."""
-
-    name = "reference"
-    linear = staticmethod(reference.linear)
-    rms_norm = staticmethod(reference.rms_norm)
-    rope = staticmethod(reference.rope)
-    attention = staticmethod(reference.attention)
-    route = staticmethod(reference.route)
-    swiglu = staticmethod(reference.swiglu)
-    moe = staticmethod(reference.moe)
+    def mlp(
+        self, x: Tensor, norm: Norm, experts: Sequence[SwigluWeights], residual: Tensor
+    ) -> Tensor:
+        """``residual`` plus the one MLP of a dense model, ``experts[0]``, on the normed input."""
 
 
 def select_backend(requested: str, device: torch.device) -> KernelBackend:
@@ -75,8 +99,36 @@ def select_backend(requested: str, device: torch.device) -> KernelBackend:
     Raises:
         BackendUnavailableError: no such backend, or it cannot run on this device.
     """
-    if requested in ("auto", ReferenceBackend.name):
+    from xverse_kernels.reference_backend import ReferenceBackend
+
+    if requested not in ("auto", *NAMES):
+        choices = ", ".join(("auto", *NAMES))
+        raise BackendUnavailableError(requested, f"no such backend; there is: {choices}")
+    if requested == "reference" or (requested == "auto" and why_not_triton(device) is not None):
         return ReferenceBackend()
-    raise BackendUnavailableError(
-        requested, f"no such backend on {device.type}; there is: auto, {ReferenceBackend.name}"
-    )
+    reason = why_not_triton(device)
+    if reason is not None:
+        raise BackendUnavailableError(requested, reason)
+    from xverse_kernels.triton.backend import TritonBackend
+
+    return TritonBackend(device)
+
+
+def why_not_triton(device: torch.device) -> str | None:
+    """The reason for which the Triton kernels cannot run on a device, if there is one."""
+    try:
+        import triton  # noqa: F401
+    except ImportError:
+        return "triton is not installed: pip install triton (Linux only)"
+    from triton import knobs
+
+    if device.type == "cpu":
+        if knobs.runtime.interpret:
+            return None
+        return "Triton kernels need a GPU (on the CPU only under TRITON_INTERPRET=1, for tests)"
+    if device.type != "cuda":
+        return f"Triton kernels need a CUDA or ROCm device, not {device.type}"
+    if torch.version.hip is None and torch.cuda.get_device_capability(device) < (7, 5):
+        major, minor = torch.cuda.get_device_capability(device)
+        return f"Triton needs compute capability 7.5, this GPU has {major}.{minor}"
+    return None

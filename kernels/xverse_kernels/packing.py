@@ -259,16 +259,31 @@ def _read_byte_quads(data: Tensor) -> Tensor:
 
 
 class ExpertBlocks(Sequence[SwigluWeights]):
-    """The experts of one layer as packed blocks; an expert is unpacked when it is asked for."""
+    """The experts of one layer as packed blocks; an expert is unpacked when it is asked for.
 
-    def __init__(self, blocks: Tensor, layout: ExpertLayout, dtype: torch.dtype) -> None:
-        """``blocks`` uint8 [experts, block_bytes]; experts come out in ``dtype``."""
+    ``table`` int32 [experts] says which block an expert is, -1 for one that is not there.
+    """
+
+    def __init__(
+        self,
+        blocks: Tensor,
+        layout: ExpertLayout,
+        dtype: torch.dtype,
+        table: Tensor | None = None,
+    ) -> None:
+        """``blocks`` uint8 [blocks, block_bytes]; experts come out in ``dtype``.
+
+        Without a table, block and expert have the same number.
+        """
         self.blocks = blocks
         self.layout = layout
         self._dtype = dtype
+        if table is None:
+            table = torch.arange(blocks.shape[0], dtype=torch.int32, device=blocks.device)
+        self.table = table
 
     def __len__(self) -> int:
-        return self.blocks.shape[0]
+        return self.table.shape[0]
 
     @overload
     def __getitem__(self, index: int) -> SwigluWeights: ...
@@ -278,5 +293,8 @@ class ExpertBlocks(Sequence[SwigluWeights]):
 
     def __getitem__(self, index: int | slice) -> SwigluWeights | Sequence[SwigluWeights]:
         if isinstance(index, slice):
-            return ExpertBlocks(self.blocks[index], self.layout, self._dtype)
-        return self.layout.unpack(self.blocks[index], self._dtype)
+            return ExpertBlocks(self.blocks, self.layout, self._dtype, self.table[index])
+        block = int(self.table[index])
+        if block < 0:
+            raise LookupError(f"expert {index} has no block here")
+        return self.layout.unpack(self.blocks[block], self._dtype)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from xverse_kernels.packing import PackedMatrix
 
 
 class SwigluWeights(NamedTuple):
@@ -15,10 +18,44 @@ class SwigluWeights(NamedTuple):
     down: Tensor
 
 
+class Projection(NamedTuple):
+    """A linear layer: ``weight`` [out, in], ``bias`` [out] or none."""
+
+    weight: Tensor | PackedMatrix
+    bias: Tensor | None = None
+
+
+class Norm(NamedTuple):
+    """A root-mean-square norm: ``weight`` [H] and what is added to the mean square."""
+
+    weight: Tensor
+    eps: float
+
+
+class Rotary(NamedTuple):
+    """``cos`` and ``sin`` fp32 [positions, head_dim]; both halves of a row hold the same angles."""
+
+    cos: Tensor
+    sin: Tensor
+
+
 class Routing(NamedTuple):
     """What the router chose: ``weights`` [T, k] in the activation dtype, ``expert_ids`` [T, k]
     int64 by falling probability, ``logits`` [T, E] fp32."""
 
+    weights: Tensor
+    expert_ids: Tensor
+    logits: Tensor
+
+
+class RoutedTokens(NamedTuple):
+    """What a router gives the experts, S slots a token: the chosen experts, then the shared ones.
+
+    ``normed`` [T, H]; ``weights`` [T, S] in the dtype of the activations, 1 for shared experts;
+    ``expert_ids`` int [T, S]; ``logits`` [T, E] fp32.
+    """
+
+    normed: Tensor
     weights: Tensor
     expert_ids: Tensor
     logits: Tensor

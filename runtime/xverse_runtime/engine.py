@@ -20,7 +20,7 @@ from xverse_runtime.errors import (
 )
 from xverse_runtime.generation import Generation
 from xverse_runtime.generation_config import read_end_tokens, read_sampling_defaults
-from xverse_runtime.kv_cache import KVCache
+from xverse_runtime.kv_cache import KVCache, KVPool
 from xverse_runtime.loading import load_weights, published_name
 from xverse_runtime.model import Decoder
 from xverse_runtime.model_dir import ModelDirectory
@@ -121,7 +121,7 @@ class Engine:
         chunk = CPU_PREFILL_CHUNK if device.type == "cpu" else GPU_PREFILL_CHUNK
         return cls(
             Decoder(model, loaded.weights, kernels, rotary),
-            KVCache(model, context_length, loaded.dtype, device),
+            KVCache(KVPool(model, context_length, loaded.dtype, device)),
             text,
             model_name=model_name or model.source_name or published_name(directory),
             device=str(device),

@@ -10,27 +10,47 @@ from torch import Tensor
 from xverse_runtime.config import ModelConfig
 
 
+class KVPool:
+    """The caches of one or several sequences: for each layer two tensors
+    [sequences, kv_heads, capacity, head_dim]."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        capacity: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        sequences: int = 1,
+    ) -> None:
+        shape = (sequences, config.num_kv_heads, capacity, config.head_dim)
+        layers = range(config.num_layers)
+        self.keys = [torch.empty(shape, dtype=dtype, device=device) for _ in layers]
+        self.values = [torch.empty(shape, dtype=dtype, device=device) for _ in layers]
+        self.capacity = capacity
+
+    @staticmethod
+    def bytes_needed(
+        config: ModelConfig, capacity: int, dtype: torch.dtype, sequences: int = 1
+    ) -> int:
+        per_token = 2 * config.num_layers * config.num_kv_heads * config.head_dim
+        return per_token * capacity * sequences * dtype.itemsize
+
+
 class KVCache:
-    """One sequence's cache.
+    """One sequence of a pool: which tokens are cached.
 
     A forward pass writes beyond ``length`` layer by layer; only `commit` makes those tokens part
     of the cache. A pass that is abandoned half way therefore leaves the cache as it was.
     """
 
-    def __init__(
-        self, config: ModelConfig, capacity: int, dtype: torch.dtype, device: torch.device
-    ) -> None:
-        shape = (config.num_kv_heads, capacity, config.head_dim)
-        layers = range(config.num_layers)
-        self._keys = [torch.empty(shape, dtype=dtype, device=device) for _ in layers]
-        self._values = [torch.empty(shape, dtype=dtype, device=device) for _ in layers]
-        self.capacity = capacity
+    def __init__(self, pool: KVPool, sequence: int = 0) -> None:
+        self.pool = pool
+        self.sequence = sequence
         self._tokens: list[int] = []
 
-    @staticmethod
-    def bytes_needed(config: ModelConfig, capacity: int, dtype: torch.dtype) -> int:
-        per_token = 2 * config.num_layers * config.num_kv_heads * config.head_dim
-        return per_token * capacity * dtype.itemsize
+    @property
+    def capacity(self) -> int:
+        return self.pool.capacity
 
     @property
     def length(self) -> int:
@@ -40,17 +60,6 @@ class KVCache:
         """Raises IndexError when ``count`` more tokens do not fit."""
         if self.length + count > self.capacity:
             raise IndexError(f"{self.length + count} tokens in a cache of {self.capacity}")
-
-    def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store the newest tokens' keys and values [T, kv_heads, head_dim] after ``length``.
-
-        Returns:
-            All keys and all values of the layer up to and with them, [kv_heads, L, head_dim].
-        """
-        start, end = self.length, self.length + keys.shape[0]
-        self._keys[layer][:, start:end] = keys.transpose(0, 1)
-        self._values[layer][:, start:end] = values.transpose(0, 1)
-        return self._keys[layer][:, :end], self._values[layer][:, :end]
 
     def commit(self, tokens: Sequence[int]) -> None:
         """Count ``tokens``, whose keys and values have been written in every layer, as cached."""

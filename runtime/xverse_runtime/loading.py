@@ -11,7 +11,7 @@ from xverse_runtime.checkpoint import read_checkpoint
 from xverse_runtime.config import ModelConfig
 from xverse_runtime.device import DTYPES, QUANTISED, check_memory, select_precision
 from xverse_runtime.errors import DeviceError, UsageError
-from xverse_runtime.kv_cache import KVCache
+from xverse_runtime.kv_cache import KVPool
 from xverse_runtime.model_dir import ModelDirectory
 from xverse_runtime.store.manifest import Manifest, is_store
 from xverse_runtime.store.precision import PRESETS, bytes_per_token
@@ -84,7 +84,7 @@ def _load_checkpoint(
     parameters = sum(tensor.numel() for tensor in tensors.values())
     precision = select_precision(requested, config.dtype, parameters, device)
     dtype = DTYPES[precision]
-    cache_bytes = KVCache.bytes_needed(config, context_length, dtype)
+    cache_bytes = KVPool.bytes_needed(config, context_length, dtype)
     check_memory(tensors.values(), cache_bytes, dtype, device)
     done, total = 0, sum(tensor.nbytes for tensor in tensors.values())
 
@@ -118,7 +118,7 @@ def _load_store(
     parameters = sum(prod(shape) for shape in expected_tensors(config).values())
     dtype_name = select_precision(float_wish, "bfloat16", parameters, device)
     dtype = DTYPES[dtype_name]
-    cache_bytes = KVCache.bytes_needed(config, context_length, dtype)
+    cache_bytes = KVPool.bytes_needed(config, context_length, dtype)
     check_memory([], cache_bytes, dtype, device)
     weights = open_store(directory, config, manifest, dtype)
     progress(LoadProgress(total, total))

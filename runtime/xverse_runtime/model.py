@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from xverse_kernels.backend import KernelBackend
-from xverse_runtime.attention import Attention
+from xverse_kernels.types import Norm, Projection
+from xverse_runtime.attention import Attend, Attention
 from xverse_runtime.config import ModelConfig
-from xverse_runtime.kv_cache import KVCache
+from xverse_runtime.kv_cache import KVCache, KVPool
 from xverse_runtime.moe import MixtureOfExperts, RouterObserver
 from xverse_runtime.rope import RotaryTable
 from xverse_runtime.weights import DenseWeights, LayerWeights, ModelWeights, MoeWeights
@@ -25,34 +26,34 @@ class DecoderLayer:
     def __init__(
         self, config: ModelConfig, number: int, weights: LayerWeights, kernels: KernelBackend
     ) -> None:
-        self._eps = config.rms_norm_eps
-        self._weights = weights
+        eps = config.rms_norm_eps
         self._kernels = kernels
-        self._attention = Attention(config, number, weights.attention, kernels)
-        mlp = weights.mlp
+        self._attention = Attention(
+            number, Norm(weights.input_norm, eps), weights.attention, kernels
+        )
+        self._mlp_norm = Norm(weights.post_attention_norm, eps)
+        self._mlp = weights.mlp
         self._moe = (
-            MixtureOfExperts(config, number, mlp, kernels) if isinstance(mlp, MoeWeights) else None
+            MixtureOfExperts(config, number, self._mlp_norm, weights.mlp, kernels)
+            if isinstance(weights.mlp, MoeWeights)
+            else None
         )
 
     def __call__(
         self,
         x: Tensor,
-        rotary: tuple[Tensor, Tensor],
-        cache: KVCache,
-        between: Checkpoint | None,
-        observer: RouterObserver | None,
+        attend: Attend,
+        between: Checkpoint | None = None,
+        observer: RouterObserver | None = None,
     ) -> Tensor:
         """Residual stream [T, H] to residual stream [T, H]."""
-        weights, kernels = self._weights, self._kernels
-        normed = kernels.rms_norm(x, weights.input_norm, self._eps)
-        x = x + self._attention(normed, *rotary, cache)
+        x = self._attention(x, attend)
         if between is not None:
             between()
-        normed = kernels.rms_norm(x, weights.post_attention_norm, self._eps)
         if self._moe is not None:
-            return x + self._moe(normed, between, observer)
-        assert isinstance(weights.mlp, DenseWeights)
-        return x + kernels.swiglu(normed, weights.mlp.mlp[0])
+            return self._moe(x, between, observer)
+        assert isinstance(self._mlp, DenseWeights)
+        return self._kernels.mlp(x, self._mlp_norm, self._mlp.mlp, x)
 
 
 class Decoder:
@@ -68,11 +69,16 @@ class Decoder:
         self.config = config
         self._weights = weights
         self._kernels = kernels
-        self._rotary = rotary
+        self._rotary = rotary.table
         self._layers = [
             DecoderLayer(config, number, layer, kernels)
             for number, layer in enumerate(weights.layers)
         ]
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self._weights.norm.device
 
     @torch.inference_mode()
     def forward(
@@ -84,7 +90,7 @@ class Decoder:
         between: Checkpoint | None = None,
         observer: RouterObserver | None = None,
     ) -> Tensor:
-        """Compute ``tokens`` after what is cached, and commit them to the cache.
+        """Compute ``tokens`` of one sequence after what is cached, and commit them to the cache.
 
         Args:
             tokens: at least one id.
@@ -98,15 +104,57 @@ class Decoder:
             fp32 logits [chosen tokens, vocab].
         """
         cache.check_room(len(tokens))
-        weights, kernels = self._weights, self._kernels
-        ids = torch.tensor(tokens, dtype=torch.int64, device=weights.embedding.device)
-        x = F.embedding(ids, weights.embedding).to(weights.norm.dtype)
-        rotary = self._rotary.at(cache.length, len(tokens))
+        pool, past = cache.pool, cache.length
+
+        def attend(qkv: Tensor, layer: int) -> Tensor:
+            keys, values = pool.keys[layer], pool.values[layer]
+            return self._kernels.attend_span(
+                qkv, self._rotary, keys, values, cache.sequence, past
+            )
+
+        ids = torch.tensor(tokens, dtype=torch.int64, device=self._weights.embedding.device)
+        x = self._embed(ids)
         for layer in self._layers:
             if between is not None:
                 between()
-            x = layer(x, rotary, cache, between, observer)
-        x = kernels.rms_norm(x[logits_for], weights.norm, self.config.rms_norm_eps)
-        logits = kernels.linear(x, weights.head).float()
+            x = layer(x, attend, between, observer)
+        logits = self._head(x[logits_for])
         cache.commit(tokens)
         return logits
+
+    @torch.inference_mode()
+    def step(
+        self, ids: Tensor, pool: KVPool, sequences: Tensor, positions: Tensor, longest: int
+    ) -> Tensor:
+        """Compute the newest token of each of T sequences; nothing is committed.
+
+        Args:
+            ids: int64 [T].
+            pool: written at each token's position.
+            sequences: int32 [T], all different.
+            positions: int32 [T].
+            longest: at least every position: fixes how the work is divided.
+
+        Returns:
+            fp32 logits [T, vocab].
+        """
+
+        def attend(qkv: Tensor, layer: int) -> Tensor:
+            keys, values = pool.keys[layer], pool.values[layer]
+            return self._kernels.attend_each(
+                qkv, self._rotary, keys, values, sequences, positions, longest
+            )
+
+        x = self._embed(ids)
+        for layer in self._layers:
+            x = layer(x, attend)
+        return self._head(x)
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        weights = self._weights
+        return F.embedding(ids, weights.embedding).to(weights.norm.device, weights.norm.dtype)
+
+    def _head(self, x: Tensor) -> Tensor:
+        norm = Norm(self._weights.norm, self.config.rms_norm_eps)
+        head = Projection(self._weights.head)
+        return self._kernels.linear(x.contiguous(), [head], norm=norm).float()

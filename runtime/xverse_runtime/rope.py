@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
+from xverse_kernels.types import Rotary
 from xverse_runtime.config import ModelConfig
 
 
@@ -26,11 +26,7 @@ class RotaryTable:
             positions = positions / config.rope_scaling.factor
         angles = torch.outer(positions, inverse_frequencies)
         angles = torch.cat((angles, angles), dim=-1).to(device)
-        self._cos, self._sin = angles.cos(), angles.sin()
-
-    def at(self, start: int, count: int) -> tuple[Tensor, Tensor]:
-        """cos and sin [count, head_dim] of ``count`` positions from ``start``."""
-        return self._cos[start : start + count], self._sin[start : start + count]
+        self.table = Rotary(angles.cos(), angles.sin())
 
 
 def rope_base(config: ModelConfig, context_length: int) -> float:

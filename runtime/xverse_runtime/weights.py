@@ -9,24 +9,16 @@ import torch
 from torch import Tensor
 
 from xverse_kernels.packing import PackedMatrix
-from xverse_kernels.types import SwigluWeights
+from xverse_kernels.types import Projection, SwigluWeights
 from xverse_runtime.config import ModelConfig
 from xverse_runtime.tensors import EMBEDDING, FINAL_NORM, HEAD, PROJECTIONS, layer_prefix
 
 
 @dataclass(frozen=True)
-class Projection:
-    """A linear layer: ``weight`` [out, in], ``bias`` [out] or none."""
-
-    weight: Tensor | PackedMatrix
-    bias: Tensor | None
-
-
-@dataclass(frozen=True)
 class AttentionWeights:
-    q: Projection
-    k: Projection
-    v: Projection
+    """``qkv``: the three input projections one by one, or all in one; then the output's."""
+
+    qkv: tuple[Projection, ...]
     o: Projection
 
 
@@ -106,7 +98,8 @@ def assemble_weights(
         return LayerWeights(
             input_norm=take(f"{prefix}input_layernorm.weight"),
             attention=AttentionWeights(
-                *(projection(f"{attention}{name}_proj") for name in ("q", "k", "v", "o"))
+                qkv=tuple(projection(f"{attention}{name}_proj") for name in "qkv"),
+                o=projection(f"{attention}o_proj"),
             ),
             post_attention_norm=take(f"{prefix}post_attention_layernorm.weight"),
             mlp=moe(f"{prefix}mlp.") if config.is_moe else DenseWeights((swiglu(f"{prefix}mlp."),)),

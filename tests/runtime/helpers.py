@@ -14,7 +14,7 @@ from torch import Tensor
 from xverse_kernels.backend import select_backend
 from xverse_runtime.checkpoint import read_checkpoint
 from xverse_runtime.config import ModelConfig
-from xverse_runtime.kv_cache import KVCache
+from xverse_runtime.kv_cache import KVCache, KVPool
 from xverse_runtime.model import Decoder
 from xverse_runtime.model_dir import ModelDirectory
 from xverse_runtime.rope import RotaryTable
@@ -34,7 +34,7 @@ def load_decoder(
     weights = assemble_weights(read_checkpoint(directory, config), config, dtype, CPU)
     kernels = select_backend("reference", CPU)
     decoder = Decoder(config, weights, kernels, RotaryTable(config, context, CPU))
-    return decoder, KVCache(config, context, dtype, CPU)
+    return decoder, KVCache(KVPool(config, context, dtype, CPU))
 
 
 def expected_tensors_of(name: str) -> Mapping[str, Tensor]:

@@ -16,7 +16,7 @@ from xverse_kernels.packing import unpack_matrix
 from xverse_kernels.quantise import Quantised
 from xverse_runtime.config import ModelConfig
 from xverse_runtime.errors import XverseError
-from xverse_runtime.kv_cache import KVCache
+from xverse_runtime.kv_cache import KVCache, KVPool
 from xverse_runtime.loading import load_weights
 from xverse_runtime.model import Decoder
 from xverse_runtime.model_dir import ModelDirectory
@@ -56,7 +56,7 @@ def test_activations_stay_finite_and_routing_is_even_through_28_layers(
     routers: list[torch.Tensor] = []
     logits = decoder.forward(
         range(5, 69),
-        KVCache(config, 64, torch.float32, CPU),
+        KVCache(KVPool(config, 64, torch.float32, CPU)),
         logits_for=slice(None),
         observer=lambda _layer, scores: routers.append(scores),
     )

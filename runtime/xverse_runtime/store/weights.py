@@ -7,6 +7,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from xverse_kernels.packing import ExpertBlocks, PackedMatrix, WeightFormat
+from xverse_kernels.types import Projection
 from xverse_runtime.config import ModelConfig
 from xverse_runtime.errors import IntegrityError
 from xverse_runtime.model_dir import ModelDirectory
@@ -19,7 +20,6 @@ from xverse_runtime.weights import (
     LayerWeights,
     ModelWeights,
     MoeWeights,
-    Projection,
 )
 
 
@@ -90,14 +90,14 @@ class _Assembler:
 
     def _layer(self, number: int) -> LayerWeights:
         prefix = layer_prefix(number)
-        projections = (self._projection(f"{prefix}self_attn.{one}_proj") for one in "qkvo")
+        q, k, v, o = (self._projection(f"{prefix}self_attn.{one}_proj") for one in "qkvo")
         blocks = ExpertBlocks(
             self._tensors[prefix + EXPERTS], self._layout.expert_layout, self._dtype
         )
         router = self._tensors.get(f"{prefix}mlp.router.weight")
         return LayerWeights(
             input_norm=self._norm(f"{prefix}input_layernorm.weight"),
-            attention=AttentionWeights(*projections),
+            attention=AttentionWeights((q, k, v), o),
             post_attention_norm=self._norm(f"{prefix}post_attention_layernorm.weight"),
             mlp=DenseWeights(blocks) if router is None else MoeWeights(router, blocks),
         )

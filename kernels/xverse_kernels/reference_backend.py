@@ -1,0 +1,93 @@
+"""The decoder's operations composed from those of `reference`: on any device, for any weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from xverse_kernels import reference
+from xverse_kernels.types import Norm, Projection, Rotary, RoutedTokens, SwigluWeights
+
+
+class ReferenceBackend:
+    """Plain torch; see `KernelBackend` for what each operation means."""
+
+    name = "reference"
+
+    def linear(
+        self,
+        x: Tensor,
+        projections: Sequence[Projection],
+        *,
+        norm: Norm | None = None,
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        if norm is not None:
+            x = reference.rms_norm(x, norm.weight, norm.eps)
+        parts = [reference.linear(x, one.weight, one.bias) for one in projections]
+        joined = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+        return joined if residual is None else residual + joined
+
+    def attend_span(
+        self, qkv: Tensor, rotary: Rotary, keys: Tensor, values: Tensor, sequence: int, past: int
+    ) -> Tensor:
+        tokens, (_, kv_heads, _, dim) = qkv.shape[0], keys.shape
+        end = past + tokens
+        heads = qkv.view(tokens, -1, dim)
+        cos, sin = rotary.cos[past:end], rotary.sin[past:end]
+        q = reference.rope(heads[:, : -2 * kv_heads], cos, sin)
+        k = reference.rope(heads[:, -2 * kv_heads : -kv_heads], cos, sin)
+        keys[sequence, :, past:end] = k.transpose(0, 1)
+        values[sequence, :, past:end] = heads[:, -kv_heads:].transpose(0, 1)
+        return reference.attention(q, keys[sequence, :, :end], values[sequence, :, :end], past)
+
+    def attend_each(
+        self,
+        qkv: Tensor,
+        rotary: Rotary,
+        keys: Tensor,
+        values: Tensor,
+        sequences: Tensor,
+        positions: Tensor,
+        longest: int,
+    ) -> Tensor:
+        rows = zip(sequences.tolist(), positions.tolist(), strict=True)
+        return torch.cat(
+            [
+                self.attend_span(qkv[row : row + 1], rotary, keys, values, sequence, position)
+                for row, (sequence, position) in enumerate(rows)
+            ]
+        )
+
+    def route(
+        self, x: Tensor, norm: Norm, router: Tensor, top_k: int, shared: int
+    ) -> RoutedTokens:
+        normed = reference.rms_norm(x, norm.weight, norm.eps)
+        routing = reference.route(normed, router, top_k)
+        tokens, experts = x.shape[0], router.shape[0]
+        shared_ids = torch.arange(experts, experts + shared, device=x.device)
+        return RoutedTokens(
+            normed,
+            torch.cat((routing.weights, routing.weights.new_ones(tokens, shared)), dim=1),
+            torch.cat((routing.expert_ids, shared_ids.expand(tokens, shared)), dim=1),
+            routing.logits,
+        )
+
+    def experts(
+        self,
+        routed: RoutedTokens,
+        experts: Sequence[SwigluWeights],
+        residual: Tensor,
+        between: Callable[[], None] | None = None,
+    ) -> Tensor:
+        return residual + reference.moe(
+            routed.normed, routed.weights, routed.expert_ids, experts, between
+        )
+
+    def mlp(
+        self, x: Tensor, norm: Norm, experts: Sequence[SwigluWeights], residual: Tensor
+    ) -> Tensor:
+        normed = reference.rms_norm(x, norm.weight, norm.eps)
+        return residual + reference.swiglu(normed, experts[0])

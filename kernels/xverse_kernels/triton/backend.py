@@ -1,0 +1,133 @@
+"""The decoder's operations on Triton kernels, and on torch where torch is faster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from xverse_kernels.packing import ExpertBlocks, PackedMatrix
+from xverse_kernels.triton import attention, experts, linear
+from xverse_kernels.triton.launch import Workspace
+from xverse_kernels.triton.tiles import (
+    attention_splits,
+    experts_each_tokens,
+    gemv_tokens,
+)
+from xverse_kernels.types import Norm, Projection, Rotary, RoutedTokens, SwigluWeights
+
+
+class TritonBackend:
+    """See `KernelBackend`. Weights are contiguous matrices, packed matrices and expert blocks."""
+
+    name = "triton"
+
+    def __init__(self, device: torch.device) -> None:
+        self._workspace = Workspace(device)
+        self._pdl = (
+            device.type == "cuda"
+            and torch.version.hip is None
+            and torch.cuda.get_device_capability(device) >= (9, 0)
+        )
+
+    def linear(
+        self,
+        x: Tensor,
+        projections: Sequence[Projection],
+        *,
+        norm: Norm | None = None,
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        if len(projections) > 1:
+            assert residual is None
+            return torch.cat([self.linear(x, [one], norm=norm) for one in projections], dim=-1)
+        weight, bias = projections[0]
+        bits = weight.form.bits if isinstance(weight, PackedMatrix) else 8 * weight.element_size()
+        if x.shape[0] <= gemv_tokens(bits):
+            return linear.gemv(
+                x,
+                weight,
+                self._workspace,
+                norm=None if norm is None else norm.weight,
+                eps=0.0 if norm is None else norm.eps,
+                bias=bias,
+                residual=residual,
+                pdl=self._pdl,
+            )
+        if norm is not None:
+            x = F.rms_norm(x, x.shape[-1:], norm.weight, norm.eps)
+        dense = linear.dequantise(weight, x.dtype) if isinstance(weight, PackedMatrix) else weight
+        if residual is None or bias is not None:
+            y = F.linear(x, dense, bias)
+            return y if residual is None else residual + y
+        return torch.addmm(residual, x, dense.t())
+
+    def attend_span(
+        self, qkv: Tensor, rotary: Rotary, keys: Tensor, values: Tensor, sequence: int, past: int
+    ) -> Tensor:
+        return attention.attend_span(
+            qkv, rotary.cos, rotary.sin, keys[sequence], values[sequence], past
+        )
+
+    def attend_each(
+        self,
+        qkv: Tensor,
+        rotary: Rotary,
+        keys: Tensor,
+        values: Tensor,
+        sequences: Tensor,
+        positions: Tensor,
+        longest: int,
+    ) -> Tensor:
+        return attention.attend_each(
+            qkv,
+            rotary.cos,
+            rotary.sin,
+            keys,
+            values,
+            positions,
+            sequences,
+            self._workspace,
+            splits=attention_splits(longest),
+            pdl=self._pdl,
+        )
+
+    def route(
+        self, x: Tensor, norm: Norm, router: Tensor, top_k: int, shared: int
+    ) -> RoutedTokens:
+        return experts.route(
+            x, norm.weight, norm.eps, router, top_k, shared, self._workspace, pdl=self._pdl
+        )
+
+    def experts(
+        self,
+        routed: RoutedTokens,
+        experts_: Sequence[SwigluWeights],
+        residual: Tensor,
+        between: Callable[[], None] | None = None,
+    ) -> Tensor:
+        blocks = _blocks(experts_)
+        if routed.normed.shape[0] > experts_each_tokens(blocks.layout.form.bits):
+            return experts.experts_grouped(routed, blocks, residual)
+        h = experts.gate_up_each(routed, blocks, pdl=self._pdl)
+        return experts.down_each(h, routed, blocks, residual, self._workspace, pdl=self._pdl)
+
+    def mlp(
+        self, x: Tensor, norm: Norm, experts_: Sequence[SwigluWeights], residual: Tensor
+    ) -> Tensor:
+        tokens = x.shape[0]
+        routed = RoutedTokens(
+            F.rms_norm(x, x.shape[-1:], norm.weight, norm.eps),
+            x.new_ones(tokens, 1),
+            torch.zeros(tokens, 1, dtype=torch.int32, device=x.device),
+            x.new_empty(tokens, 0, dtype=torch.float32),
+        )
+        return self.experts(routed, experts_, residual)
+
+
+def _blocks(experts_: Sequence[SwigluWeights]) -> ExpertBlocks:
+    if not isinstance(experts_, ExpertBlocks):
+        raise TypeError("Triton kernels take experts as packed blocks")
+    return experts_
