@@ -160,7 +160,7 @@ def test_a_finished_file_that_was_damaged_is_made_again(
     data[-9] ^= 1
     layer.write_bytes(bytes(data))
     error = refused(source, tmp_path / "out")
-    assert (error.code, error.params["name"]) == ("store.hash", layer.name)
+    assert (error.code, error.params["name"]) == ("store.written_wrong", layer.name)
     assert plan_of(source, tmp_path / "out").done_bytes > 0  # the other files are kept
     verify_store(tmp_path / "out")
 

@@ -8,7 +8,7 @@ _GET = (
     "Or try the built-in demo: xverse chat --model demo"
 )
 _AGAIN = "The file is damaged or its download was cut short: download the model again."
-_CONVERT = "Convert the model again."
+_CONVERT = "Remove the converted model, then convert it again."
 _HELP = "The options: {command} --help"
 
 # Error code: (message, hint). The hint says what to do next; it may be empty.
@@ -104,6 +104,10 @@ ERRORS: dict[str, tuple[str, str]] = {
     "store.byte_order": (
         "The converted model {path} was made for machines of another byte order ({found}).",
         "Convert the model on this machine.",
+    ),
+    "store.written_wrong": (
+        "{name} in {path} is not as it was written.",
+        "Start the conversion again: it makes this file anew. If it fails again, check the disk.",
     ),
     "store.unlisted": (
         "{path} holds files that no conversion wrote there: {names}.",

@@ -103,7 +103,8 @@ def convert_checkpoint(
         UsageError: ``store.target_exists``, ``store.is_source``, ``store.width``, ``store.busy``
             or ``store.not_writable``.
         ResourceError: ``store.disk_full``, before the start or in the middle.
-        IntegrityError: a source that cannot be read or has weights that are not finite.
+        IntegrityError: a source that cannot be read or has weights that are not finite, or
+            ``store.written_wrong``: what is read back is not what was written.
     """
     job = _Job.of(source, output, precision, source_name)
     made = job.already_made()
@@ -208,7 +209,7 @@ class _Job:
         for name in damaged_files(ModelDirectory.open(self.partial), records):
             if name in journal.records:
                 journal.discard(name)
-            raise IntegrityError("store.hash", name=name, path=str(self.partial))
+            raise IntegrityError("store.written_wrong", name=name, path=str(self.partial))
         manifest = Manifest(self.layout.precision, self.about, records)
         text = manifest.to_json() + "\n"
         write_durably(self.partial / MANIFEST_FILE, text.encode())
