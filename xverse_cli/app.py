@@ -13,7 +13,7 @@ import typer
 from xverse_cli import exit_codes, messages, settings
 from xverse_cli.host import Host, Job
 from xverse_cli.interrupts import terminate_by_exception
-from xverse_cli.streams import abandon_stdout, standard_streams
+from xverse_cli.streams import abandon_stdout, naming_stdout, standard_streams
 from xverse_cli.wording import say_error
 from xverse_runtime.errors import UsageError
 
@@ -78,7 +78,8 @@ def _parse(argv: Sequence[str]) -> Job | None:
     """The job a command line asks for; ``None`` when parsing did it all (help, version)."""
     command = typer.main.get_command(build_app())
     try:
-        result = command.main(list(argv), prog_name=PROGRAM, standalone_mode=False)
+        with naming_stdout():  # where help and version go
+            result = command.main(list(argv), prog_name=PROGRAM, standalone_mode=False)
     except _ParseError as error:
         command_path = getattr(getattr(error, "ctx", None), "command_path", PROGRAM)
         detail = error.format_message()  # type: ignore[attr-defined]

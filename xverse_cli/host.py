@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TextIO, TypeAlias
 from xverse_cli.messages import text
 from xverse_cli.settings import Settings, load_settings, misspelt_variables
 from xverse_cli.streams import Streams
+from xverse_runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from xverse_cli.models.find import FoundModel
@@ -65,8 +66,13 @@ class Host:
         started = time.perf_counter()
         model = find_model(settings.model, settings.precision)
         description = text("load.progress", model=settings.model)
-        with byte_bar(description, self.watched_stderr) as progress:
-            engine = self.load(model, settings, progress)
+        try:
+            with byte_bar(description, self.watched_stderr) as progress:
+                engine = self.load(model, settings, progress)
+        except UsageError as error:
+            if "model" in error.params:  # what to do about it, the user does by this name
+                error.params["model"] = settings.model
+            raise
         return Loaded(engine, time.perf_counter() - started)
 
 

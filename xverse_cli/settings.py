@@ -76,7 +76,10 @@ def load_settings(flags: Mapping[str, object], environ: Mapping[str, str]) -> Se
             or ``settings.file_invalid``.
     """
     given = {key: value for key, value in flags.items() if key in SETTINGS and value is not None}
-    merged: dict[str, Any] = {**_from_file(environ), **_from_environment(environ), **given}
+    # A value that is overridden is not looked at: it may be what the user wants to get around.
+    from_environment = _from_environment(environ, given)
+    from_file = _from_file(environ, {**from_environment, **given})
+    merged: dict[str, Any] = {**from_file, **from_environment, **given}
     return Settings(**merged)
 
 
@@ -138,17 +141,19 @@ def misspelt_variables(environ: Mapping[str, str]) -> list[tuple[str, str]]:
     return [(name, guess[0]) for name, guess in guesses if guess]
 
 
-def _from_environment(environ: Mapping[str, str]) -> dict[str, object]:
-    named = {key: environ.get(variable(key), "") for key in SETTINGS}
+def _from_environment(
+    environ: Mapping[str, str], overridden: Mapping[str, object]
+) -> dict[str, object]:
+    named = {key: environ.get(variable(key), "") for key in SETTINGS if key not in overridden}
     return {key: _read(key, value, variable(key)) for key, value in named.items() if value}
 
 
-def _from_file(environ: Mapping[str, str]) -> dict[str, object]:
+def _from_file(environ: Mapping[str, str], overridden: Mapping[str, object]) -> dict[str, object]:
     # Part of Python from 3.11 on; imported here because help does not need it.
     tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     path = config_file(environ)
     try:
-        table = tomllib.loads(path.read_bytes().decode("utf-8"))
+        table = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except (FileNotFoundError, NotADirectoryError):
         if environ.get(CONFIG_VARIABLE):
             detail = text("settings.no_such_file")
@@ -162,7 +167,8 @@ def _from_file(environ: Mapping[str, str]) -> dict[str, object]:
     for key in table:
         if key not in SETTINGS:
             raise _unknown_key(key, path)
-    return {key: _read(key, value, f"{key} ({path})") for key, value in table.items()}
+    wanted = {key: value for key, value in table.items() if key not in overridden}
+    return {key: _read(key, value, f"{key} ({path})") for key, value in wanted.items()}
 
 
 def _unknown_key(key: str, path: Path) -> UsageError:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import BinaryIO, TextIO
 
+from xverse_cli.messages import text
 from xverse_cli.render.sanitize import sanitize
 
 QUIET = -1
@@ -28,30 +30,30 @@ class Streams:
     stderr: TextIO
     verbosity: int = 0
 
-    def error(self, text: str) -> None:
-        """Say ``text`` on stderr whatever the verbosity, without breaking its lines."""
+    def error(self, line: str) -> None:
+        """Say ``line`` on stderr whatever the verbosity, without breaking its lines."""
         # A message must not raise where errors are being reported, so a lost stderr is passed over.
         with suppress(OSError, ValueError):
-            print(sanitize(text), file=self.stderr, flush=True)
+            print(sanitize(line), file=self.stderr, flush=True)
 
-    def say(self, text: str, *, level: int = 0) -> None:
+    def say(self, line: str, *, level: int = 0) -> None:
         """Remark on something from verbosity ``level`` on."""
         if self.verbosity >= level:
-            self._remark(text, "dim")
+            self._remark(line, "dim")
 
-    def warn(self, text: str) -> None:
+    def warn(self, line: str) -> None:
         """Say what the user should not miss, unless asked to be quiet."""
         if self.verbosity > QUIET:
-            self._remark(text, "yellow")
+            self._remark(line, "yellow")
 
-    def _remark(self, text: str, style: str) -> None:
+    def _remark(self, line: str, style: str) -> None:
         if not self.stderr_is_terminal:
-            self.error(text)
+            self.error(line)
             return
         from xverse_cli.render.remark import print_remark
 
         with suppress(OSError, ValueError):
-            print_remark(sanitize(text), style, self.stderr)
+            print_remark(sanitize(line), style, self.stderr)
 
     def confirm(self, question: str) -> bool:
         """Ask on stderr; only a line that begins with y or Y on standard input is a yes."""
@@ -59,11 +61,12 @@ class Streams:
         answer = self.stdin.readline() if self.stdin is not None else ""
         return answer.strip().lower().startswith("y")
 
-    def write_data(self, text: str) -> None:
-        """Write ``text`` to stdout at once, as UTF-8 and otherwise unaltered."""
-        self.stdout.flush()
-        self.stdout.buffer.write(text.encode("utf-8", "replace"))
-        self.stdout.buffer.flush()
+    def write_data(self, data: str) -> None:
+        """Write ``data`` to stdout at once, as UTF-8 and otherwise unaltered."""
+        with naming_stdout():
+            self.stdout.flush()
+            self.stdout.buffer.write(data.encode("utf-8", "replace"))
+            self.stdout.buffer.flush()
 
     @property
     def stdin_is_terminal(self) -> bool:
@@ -93,7 +96,17 @@ def standard_streams() -> Streams:
         if stream is not None and hasattr(stream, "reconfigure"):
             encoding = stream.encoding if is_terminal(stream) else "utf-8"
             stream.reconfigure(encoding=encoding, errors="replace")
-    return Streams(sys.stdin, sys.stdout or _nowhere(), sys.stderr or _nowhere())
+    # A reply that goes nowhere is lost, and that is an error; remarks may get lost.
+    return Streams(sys.stdin, sys.stdout or _unwritable(), sys.stderr or _nowhere())
+
+
+@contextmanager
+def naming_stdout() -> Iterator[None]:
+    """Makes an error of the system say that it was standard output that could not be written."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), text("output.stdout")) from None
 
 
 def abandon_stdout(streams: Streams) -> None:
@@ -106,6 +119,11 @@ def abandon_stdout(streams: Streams) -> None:
 
 def _nowhere() -> TextIO:
     return open(os.devnull, "w", encoding="utf-8")
+
+
+def _unwritable() -> TextIO:
+    """Fails as a closed file descriptor does; it also keeps the descriptor from other files."""
+    return os.fdopen(os.open(os.devnull, os.O_RDONLY), "w", encoding="utf-8")
 
 
 def read_all(stream: TextIO) -> bytes:

@@ -10,23 +10,29 @@ from xverse_cli.messages import error_text, text
 from xverse_runtime.errors import XverseError
 
 
-def say_error(error: BaseException, host: Host) -> None:
-    """Say on stderr what went wrong and what to try next; the traceback only on request."""
-    for line in _lines(error):
-        host.streams.error(line)
+def say_error(error: BaseException, host: Host, place: str = "") -> None:
+    """Say on stderr what went wrong and what to try next; the traceback only on request.
+
+    Args:
+        place: which of several inputs it was, if there are several.
+    """
+    message, hint = _words(error)
+    at_place = text("error.at", place=place, message=message)
+    host.streams.error(at_place if place else text("error", message=message))
+    if hint:
+        host.streams.error(hint)
     if settings.debug(host.environ) or host.streams.verbosity >= 2:
         host.streams.error("".join(traceback.format_exception(error)))
 
 
-def _lines(error: BaseException) -> list[str]:
+def _words(error: BaseException) -> tuple[str, str]:
+    """Message and hint."""
     if isinstance(error, XverseError):
-        message, hint = error_text(error)
-        first = text("error", message=message)
-        return [first, hint] if hint else [first]
+        return error_text(error)
     if isinstance(error, MemoryError):
-        return [text("error.memory")]
+        return text("error.memory"), ""
     if isinstance(error, OSError) and error.strerror:
         place = f": {error.filename}" if error.filename else ""
-        return [text("error.system", detail=error.strerror + place)]
+        return error.strerror + place, ""
     unexpected = text("error.unexpected", kind=type(error).__name__, detail=str(error))
-    return [unexpected, text("error.unexpected_hint")]
+    return unexpected, text("error.unexpected_hint")

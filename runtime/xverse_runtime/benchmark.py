@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from xverse_runtime.engine import Engine
+from xverse_runtime.errors import ContextOverflowError
 from xverse_runtime.store.precision import measure_read_bandwidth
 from xverse_runtime.types import SamplingParams
 
@@ -52,7 +53,17 @@ def run_benchmark(
         new_tokens: at least 2.
         rounds: how often.
         on_round: told the number of each round as it begins.
+
+    Raises:
+        ContextOverflowError: ``bench.overflow``: what is to be measured does not fit the context.
     """
+    if prompt_tokens + new_tokens > engine.context_length:
+        raise ContextOverflowError(
+            "bench.overflow",
+            prompt_tokens=prompt_tokens,
+            new_tokens=new_tokens,
+            context_length=engine.context_length,
+        )
     prefill, decode, bandwidth = [], [], []
     params = SamplingParams(temperature=0, max_new_tokens=new_tokens)
     for number in range(rounds):

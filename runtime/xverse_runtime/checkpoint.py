@@ -60,6 +60,13 @@ def shard_names(directory: ModelDirectory) -> list[str]:
     raise ModelNotFoundError("model.no_weights", path=str(directory.path))
 
 
+def weight_files(directory: ModelDirectory) -> list[str]:
+    """`shard_names`, and their index where there is one."""
+    names = shard_names(directory)
+    index = BIN_INDEX if names[0].endswith(".bin") else SAFETENSORS_INDEX
+    return [*names, index] if directory.has(index) else names
+
+
 def _indexed_shards(directory: ModelDirectory, index: str, suffix: str) -> list[str]:
     path = directory.path / index
     weight_map = directory.read_json(index).get("weight_map")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -31,6 +30,10 @@ NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
 MAX_SIZE = 2**24  # far above every model of the family, far below what overflows an index
 MAX_LAYERS = 512
 MAX_EXPERTS = 1024
+# Far beyond what any model was trained with; together they keep every angle within fp32.
+MAX_ROPE_THETA = 1e12
+MAX_ROPE_FACTOR = 1e6
+MAX_NORM_EPS = 1.0
 
 
 @dataclass(frozen=True)
@@ -118,9 +121,9 @@ class ModelConfig:
             num_kv_heads=read.integer("num_key_value_heads", num_heads),
             vocab_size=read.integer("vocab_size"),
             max_position_embeddings=read.integer("max_position_embeddings"),
-            rms_norm_eps=read.number("rms_norm_eps", 1e-6),
-            rope_theta=read.number("rope_theta", 10000.0),
-            rope_scaling=_rope_scaling(data),
+            rms_norm_eps=read.number("rms_norm_eps", 1e-6, MAX_NORM_EPS),
+            rope_theta=read.number("rope_theta", 10000.0, MAX_ROPE_THETA),
+            rope_scaling=_rope_scaling(data, path),
             attention_bias=read.boolean("attention_bias"),
             tie_word_embeddings=read.boolean("tie_word_embeddings"),
             num_experts=num_experts,
@@ -129,16 +132,23 @@ class ModelConfig:
             pad_token_id=read.token_id("pad_token_id"),
             bos_token_id=read.token_id("bos_token_id"),
             eos_token_ids=read.token_ids("eos_token_id"),
-            dtype=data.get("torch_dtype") or data.get("dtype"),
+            dtype=read.dtype(),
             source_name=str(data.get("_name_or_path") or ""),
         )
-        config._check_divisions(data)
+        config._check_divisions(data, path)
         return config
 
-    def _check_divisions(self, data: dict[str, Any]) -> None:
+    def _check_divisions(self, data: dict[str, Any], path: str) -> None:
+        dynamic = self.rope_scaling is not None and self.rope_scaling.kind == "dynamic"
         rules = [
             (self.hidden_size % self.num_heads == 0, "num_attention_heads", "divides hidden_size"),
             (self.head_dim % 2 == 0, "num_attention_heads", "an even head size"),
+            # The formula of dynamic scaling divides by the head size less two.
+            (
+                self.head_dim > 2 or not dynamic,
+                "num_attention_heads",
+                "a head size above 2 with dynamic scaling",
+            ),
             (
                 self.num_heads % self.num_kv_heads == 0,
                 "num_key_value_heads",
@@ -153,9 +163,7 @@ class ModelConfig:
         ]
         for holds, key, expected in rules:
             if not holds:
-                raise UnsupportedModelError(
-                    "config.bad_value", key=key, value=data.get(key), expected=expected
-                )
+                raise _bad_value(path, key, data.get(key), expected)
 
 
 @dataclass(frozen=True)
@@ -201,24 +209,25 @@ class _Reader:
         value = self._value(key, default)
         if type(value) is not int or not minimum <= value <= maximum:
             expected = f"an integer from {minimum} to {maximum}"
-            raise UnsupportedModelError("config.bad_value", key=key, value=value, expected=expected)
+            raise _bad_value(self.path, key, value, expected)
         return value
 
-    def number(self, key: str, default: float) -> float:
+    def number(self, key: str, default: float, maximum: float) -> float:
         value = self._value(key, default)
-        if type(value) not in (int, float) or not 0 < value < math.inf:
-            raise UnsupportedModelError(
-                "config.bad_value", key=key, value=value, expected="a positive number"
-            )
+        if type(value) not in (int, float) or not 0 < value <= maximum:
+            expected = f"a number above 0, at most {maximum:g}"
+            raise _bad_value(self.path, key, value, expected)
         return float(value)
 
     def boolean(self, key: str) -> bool:
         value = self._value(key, False)
         if type(value) is not bool:
-            raise UnsupportedModelError(
-                "config.bad_value", key=key, value=value, expected="true or false"
-            )
+            raise _bad_value(self.path, key, value, "true or false")
         return value
+
+    def dtype(self) -> str | None:
+        value = self.data.get("torch_dtype") or self.data.get("dtype")
+        return value if isinstance(value, str) else None
 
     def token_id(self, key: str) -> int | None:
         return None if self.data.get(key) is None else self.integer(key, minimum=0)
@@ -227,6 +236,12 @@ class _Reader:
         value = self.data.get(key)
         values = [] if value is None else value if isinstance(value, list) else [value]
         return tuple(_Reader({key: one}, self.path).integer(key, minimum=0) for one in values)
+
+
+def _bad_value(path: str, key: str, value: object, expected: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        "config.bad_value", path=path, key=key, value=value, expected=expected
+    )
 
 
 def _architectures(data: dict[str, Any]) -> list[str]:
@@ -256,15 +271,13 @@ def _refuse_unsupported(data: dict[str, Any]) -> None:
             )
 
 
-def _rope_scaling(data: dict[str, Any]) -> RopeScaling | None:
+def _rope_scaling(data: dict[str, Any], path: str) -> RopeScaling | None:
     """``{"type": "linear" | "dynamic", "factor": number}``; newer files say ``rope_type``."""
     scaling = data.get("rope_scaling")
     if scaling is None:
         return None
     if not isinstance(scaling, dict):
-        raise UnsupportedModelError(
-            "config.bad_value", key="rope_scaling", value=scaling, expected="an object or null"
-        )
+        raise _bad_value(path, "rope_scaling", scaling, "an object or null")
     kind = scaling.get("type", scaling.get("rope_type"))
     if kind == "default":
         return None
@@ -273,8 +286,7 @@ def _rope_scaling(data: dict[str, Any]) -> RopeScaling | None:
             "config.unsupported", key="rope_scaling.type", value=kind, supported="linear, dynamic"
         )
     factor: Any = scaling.get("factor")
-    if type(factor) not in (int, float) or not 1 <= factor < math.inf:
-        raise UnsupportedModelError(
-            "config.bad_value", key="rope_scaling.factor", value=factor, expected="a number >= 1"
-        )
+    if type(factor) not in (int, float) or not 1 <= factor <= MAX_ROPE_FACTOR:
+        expected = f"a number from 1 to {MAX_ROPE_FACTOR:g}"
+        raise _bad_value(path, "rope_scaling.factor", factor, expected)
     return RopeScaling(kind, float(factor))

@@ -46,16 +46,14 @@ def select_precision(
     """The precision to compute in: ``fp32``, ``bf16`` or ``fp16``.
 
     Args:
-        requested: one of those, ``auto``, ``int8`` or ``int4``.
+        requested: one of those, or ``auto``.
         published: the checkpoint's ``torch_dtype``.
         parameters: how many weights there are.
         device: where they will be.
 
     Raises:
-        UsageError: ``precision.unsupported`` or ``precision.needs_conversion``.
+        UsageError: ``precision.unsupported``.
     """
-    if requested in QUANTISED:
-        raise UsageError("precision.needs_conversion", precision=requested)
     if requested != "auto":
         if requested not in DTYPES:
             supported = ", ".join(("auto", *DTYPES))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import jinja2
+from jinja2 import nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from xverse_runtime.chat_template import check_messages
@@ -32,7 +33,7 @@ class JinjaFormat:
             special_tokens: variables such as ``eos_token`` that templates use.
 
         Raises:
-            UsageError: ``template.jinja_invalid``.
+            UsageError: ``template.jinja_invalid`` or ``template.no_messages``.
         """
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
@@ -41,11 +42,16 @@ class JinjaFormat:
         environment.globals["strftime_now"] = _strftime_now
         self._special_tokens = special_tokens
         try:
-            self._template = environment.from_string(source)
+            tree = environment.parse(source)
+            self._template = environment.from_string(tree)
         except (jinja2.TemplateError, RecursionError) as error:
             raise UsageError(
                 "template.jinja_invalid", source=origin, detail=_first_line(error)
             ) from None
+        # Any text is a valid template, one that says the same whatever the conversation.
+        names = tree.find_all(nodes.Name)
+        if not any(name.name == "messages" and name.ctx == "load" for name in names):
+            raise UsageError("template.no_messages", source=origin)
 
     def encode(self, messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
         """Raises UsageError: ``template.render_failed`` or ``template.invalid_messages``."""

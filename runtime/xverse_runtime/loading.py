@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 import torch
 
@@ -15,6 +16,7 @@ from xverse_runtime.model_dir import ModelDirectory
 from xverse_runtime.store.manifest import Manifest, is_store
 from xverse_runtime.store.precision import PRESETS, bytes_per_token
 from xverse_runtime.store.weights import open_store
+from xverse_runtime.tensors import expected_tensors
 from xverse_runtime.types import LoadProgress, ProgressCallback
 from xverse_runtime.weights import ModelWeights, assemble_weights
 
@@ -58,6 +60,10 @@ def load_weights(
         device: where to compute.
         context_length: for the size of the KV cache.
         progress: told the bytes of weights loaded.
+
+    Raises:
+        UsageError: ``precision.needs_conversion``, ``precision.other_store`` or
+            ``precision.unsupported``.
     """
     load = _load_store if is_store(directory) else _load_checkpoint
     return load(directory, config, precision, device, context_length, progress)
@@ -71,6 +77,9 @@ def _load_checkpoint(
     context_length: int,
     progress: ProgressCallback,
 ) -> LoadedWeights:
+    if requested in QUANTISED:
+        path = str(directory.path)
+        raise UsageError("precision.needs_conversion", precision=requested, model=path)
     tensors = read_checkpoint(directory, config)
     parameters = sum(tensor.numel() for tensor in tensors.values())
     precision = select_precision(requested, config.dtype, parameters, device)
@@ -106,7 +115,8 @@ def _load_store(
         raise DeviceError("device.unavailable", device=device.type, reason=reason)
     total = sum(record.bytes for record in manifest.files.values())
     float_wish = "auto" if requested in QUANTISED else requested
-    dtype_name = select_precision(float_wish, "bfloat16", total, device)
+    parameters = sum(prod(shape) for shape in expected_tensors(config).values())
+    dtype_name = select_precision(float_wish, "bfloat16", parameters, device)
     dtype = DTYPES[dtype_name]
     cache_bytes = KVPool.bytes_needed(config, context_length, dtype)
     check_memory([], cache_bytes, dtype, device)

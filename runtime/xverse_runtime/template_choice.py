@@ -7,6 +7,7 @@ modeling code, read as text; the name of the model.
 from __future__ import annotations
 
 import ast
+import os
 import re
 import warnings
 from pathlib import Path
@@ -45,8 +46,8 @@ def choose_chat_format(
         names: what the model is called: Hub id, directory, published name.
 
     Raises:
-        UsageError: ``template.unknown``, ``template.file_unreadable`` or
-            ``template.jinja_invalid``.
+        UsageError: ``template.unknown``, ``template.file_unreadable``, ``template.jinja_invalid``
+            or ``template.no_messages``.
     """
     if requested is not None:
         return _requested(requested, directory, end_token_id)
@@ -70,11 +71,11 @@ def _requested(
     if "{{" in requested or "{%" in requested:
         source, origin = requested, "--chat-template"
     else:
-        path = Path(requested).expanduser()
-        if not path.is_file():
+        path = Path(os.path.expanduser(requested))
+        if not os.path.isfile(path):  # unlike pathlib's, both take any text
             raise UsageError("template.unknown", name=requested, choices=", ".join(NAMES))
         try:
-            source, origin = path.read_text(encoding="utf-8"), str(path)
+            source, origin = path.read_text(encoding="utf-8-sig"), str(path)
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(
                 "template.file_unreadable", path=str(path), detail=str(error)

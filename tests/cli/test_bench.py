@@ -54,5 +54,24 @@ def test_a_synthetic_store_is_made_once(monkeypatch: pytest.MonkeyPatch, home: P
     assert "bf16, int8, int4" in err
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--new-tokens", "5000"],
+        ["--prompt-tokens", "5000"],
+        ["--context", "20", "--prompt-tokens", "11", "--new-tokens", "10"],
+    ],
+)
+def test_what_does_not_fit_the_context_is_not_measured(options: list[str]) -> None:
+    code, out, err = xverse("bench", "-m", str(GOLDEN / "moe-bin"), *options)
+    assert (code, out) == (6, "")
+    assert "--prompt-tokens or --new-tokens" in err
+
+
+def test_the_whole_context_can_be_measured() -> None:
+    options = ("--context", "20", "--prompt-tokens", "10", "--new-tokens", "10", "--rounds", "1")
+    assert xverse("bench", "-m", str(GOLDEN / "moe-bin"), *options)[0] == 0
+
+
 def test_two_models_at_once_are_refused() -> None:
     assert xverse("bench", "-m", "demo", "--synthetic", "a4.2b")[0] == 2

@@ -132,7 +132,7 @@ def test_a_store_of_a_hub_id_is_found_by_it(home: Path, monkeypatch: pytest.Monk
     assert find_model("org/Some-Chat", "int4").path == stores / "org--Some-Chat-int4"
     assert find_model("org/Some-Chat", "auto").path.parent == stores
     assert find_model("org/Some-Chat", "fp32").path == snapshot
-    assert find_model("org/Some-Chat@main", "int4").path == snapshot
+    assert find_model("org/Some-Chat@main", "int4").path == stores / "org--Some-Chat-int4"
     assert find_model("org/Some-Chat").path == snapshot
     assert xverse("verify", "org/Some-Chat")[0] == 0
     code, _, err = xverse("generate", "-v", "-m", "org/Some-Chat", "--max-tokens", "1", "a")
@@ -178,4 +178,104 @@ def test_the_demo_is_never_deleted(tmp_path: Path) -> None:
 def test_a_directory_needs_an_output(source: Path) -> None:
     code, _, err = xverse("convert", str(source), "--precision", "int4")
     assert code == 2
-    assert "--output" in err
+    assert "--output ./moe-bin-int4" in err
+
+
+def add_revision(snapshot: Path, ref: str, commit: str) -> Path:
+    """Another revision in the cache, with other weights."""
+    other = Path(shutil.copytree(snapshot, snapshot.with_name(commit)))
+    reference = snapshot.parents[1] / "refs" / ref
+    reference.parent.mkdir(parents=True, exist_ok=True)
+    reference.write_text(commit)
+    return other
+
+
+@pytest.fixture
+def hub(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A snapshot of org/M in the cache: ``main`` is c0ffee."""
+    cache = home / ".cache" / "huggingface" / "hub"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    return hub_cache(home, "org/M")
+
+
+@pytest.mark.parametrize("ref", ["v1", "refs/pr/1"])
+def test_a_store_belongs_to_its_revision(hub: Path, ref: str) -> None:
+    other = add_revision(hub, ref, "feed")
+    assert xverse("convert", f"org/M@{ref}", "--precision", "int4")[0] == 0
+    made = find_model(f"org/M@{ref}", "int4").path
+    assert made.parent == stores_dir()
+    assert find_model("org/M", "int4").path == hub  # never the store of another revision
+    assert find_model("org/M@feed", "auto").path == made  # the same commit
+    assert xverse("convert", "org/M", "--precision", "int4")[0] == 0
+    of_main = find_model("org/M", "int4").path
+    assert of_main not in (hub, made)
+    assert find_model(f"org/M@{ref}", "int4").path == made
+    assert xverse("verify", f"org/M@{ref}")[0] == 0
+    # without the cache the names are all that is known
+    shutil.rmtree(hub.parents[1])
+    assert not other.exists()
+    assert find_model("org/M", "int4").path == of_main
+    assert find_model(f"org/M@{ref}", "int4").path == made
+
+
+def test_a_store_is_not_used_for_a_branch_that_has_moved_on(hub: Path) -> None:
+    assert xverse("convert", "org/M", "--precision", "int4")[0] == 0
+    store = find_model("org/M", "int4").path
+    newer = add_revision(hub, "main", "feed")
+    assert find_model("org/M", "int4").path == newer
+    assert find_model("org/M@c0ffee", "int4").path == store
+
+
+def test_an_identical_conversion_is_there_already(hub: Path) -> None:
+    first = xverse("convert", "org/M", "--precision", "int4")
+    code, out, err = xverse("convert", "org/M", "--precision", "int4")
+    assert (code, out) == (0, first[1])
+    assert "Already there" in err
+    assert xverse("convert", "org/M", "--precision", "int4", "--head", "bf16")[0] == 2
+
+
+def test_an_old_store_is_verified_before_the_source_goes(source: Path, tmp_path: Path) -> None:
+    command = ("convert", str(source), "--precision", "int4", "-o", str(tmp_path / "s"))
+    assert xverse(*command)[0] == 0
+    layer = tmp_path / "s" / "layer-00001.safetensors"
+    whole = layer.read_bytes()
+    layer.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert xverse(*command, "--delete-source", "--yes")[0] == 4
+    assert list(source.glob("*.bin"))
+    layer.write_bytes(whole)
+    assert xverse(*command, "--delete-source", "--yes")[0] == 0
+    assert not list(source.glob("*.bin"))
+
+
+def test_a_damaged_source_is_exit_code_4(source: Path, tmp_path: Path) -> None:
+    shard = source / "pytorch_model-00002-of-00002.bin"
+    shard.write_bytes(shard.read_bytes()[:-1000])
+    code, out, err = xverse("convert", str(source), "-o", str(tmp_path / "s"))
+    assert (code, out) == (4, "")
+    assert shard.name in err
+    assert not list(tmp_path.glob("s*"))
+
+
+def test_a_full_disk_is_exit_code_5(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr("xverse_runtime.store.place.shutil.disk_usage", lambda _path: usage)
+    code, out, err = xverse("convert", str(source), "-o", str(tmp_path / "s"))
+    assert (code, out) == (5, "")
+    assert "1000 bytes free" in err
+    assert "it goes on where it stopped" in err
+
+
+def test_a_place_that_cannot_be_written_is_exit_code_2(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    code, _, err = xverse("convert", str(source), "-o", str(tmp_path / "file" / "s"))
+    assert code == 2
+    assert "cannot be written" in err
+
+
+def test_hints_name_the_model_that_was_asked_for(source: Path) -> None:
+    _, _, err = xverse("verify", str(source))
+    assert f"xverse convert {source}" in err
+    _, _, err = xverse("generate", "-m", "demo", "--precision", "int4", "a")
+    assert "xverse convert demo --precision int4" in err

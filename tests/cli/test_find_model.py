@@ -107,12 +107,12 @@ def test_a_cached_snapshot(hub: Path, weights: str) -> None:
     snapshot = add_snapshot(hub, "org/name", "config.json", weights)
     assert find_model("org/name") == FoundModel(snapshot, "org/name")
     assert find_model("org/name@main") == FoundModel(snapshot, "org/name")
-    assert find_model(f"org/name@{COMMIT}") == FoundModel(snapshot, "org/name")
+    assert find_model(f"org/name@{COMMIT}") == FoundModel(snapshot, "org/name", COMMIT)
 
 
 def test_a_revision(hub: Path) -> None:
     snapshot = add_snapshot(hub, "org/name", "config.json", "model.safetensors", ref="refs/pr/1")
-    assert find_model("org/name@refs/pr/1") == FoundModel(snapshot, "org/name")
+    assert find_model("org/name@refs/pr/1") == FoundModel(snapshot, "org/name", "refs/pr/1")
     code, message = failure("org/name")
     assert code == "model.no_such_revision"
     assert "refs/pr/1" in message

@@ -34,8 +34,9 @@ def test_greedy_ids(golden: Path, checkpoint: str, penalty: str) -> None:
 
 def test_logprobs_of_the_real_engine(golden: Path) -> None:
     streams = Streams(memory_stream(), memory_stream(), memory_stream())
-    argv = f"generate x --model {golden / 'moe-bin'} --raw --json --logprobs 3 --max-tokens 2"
-    assert run([*argv.split(), "--temperature", "0"], Host(streams, {})) == 0
+    argv = ["generate", "x", "--model", str(golden / "moe-bin"), "--raw", "--json"]
+    argv += ["--logprobs", "3", "--max-tokens", "2", "--temperature", "0"]
+    assert run(argv, Host(streams, {})) == 0
     value = json.loads(written(streams.stdout))
     assert len(value["logprobs"]) == len(value["token_ids"])
     for entry, token in zip(value["logprobs"], value["token_ids"], strict=True):

@@ -62,6 +62,17 @@ def test_without_a_command_there_is_help(capsys: pytest.CaptureFixture[str], cli
     assert "Usage: xverse" in capsys.readouterr().out
 
 
+def test_the_list_of_commands_fits_80_columns(repository: Path) -> None:
+    code = "from xverse_cli.app import run\nrun(['--help'])"
+    shown = python(code, repository, {"COLUMNS": "80"})
+    commands = shown.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
+    assert len(commands) >= 5
+    for line in commands:
+        assert line.endswith(".")
+        assert not line.endswith("...")
+        assert len(line) <= 80
+
+
 def test_help_lists_every_setting(capsys: pytest.CaptureFixture[str], cli: Cli) -> None:
     from xverse_cli.settings import SETTINGS
 

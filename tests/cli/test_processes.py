@@ -105,7 +105,31 @@ def test_a_full_disk(tmp_path: Path) -> None:
             command, stdin=subprocess.DEVNULL, stdout=full, stderr=subprocess.PIPE, timeout=30
         )
     assert done.returncode == 5
-    assert done.stderr == b"error: No space left on device\n"
+    assert done.stderr == b"error: No space left on device: standard output\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["convert", "--help"]])
+def test_a_full_disk_and_help(arguments: list[str]) -> None:
+    command = [sys.executable, str(FAKE_MAIN), "{}", *arguments]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, timeout=30)
+    assert (done.returncode, done.stderr) == (
+        5,
+        b"error: No space left on device: standard output\n",
+    )
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_closed_stdout_is_an_error(tmp_path: Path, options: list[str]) -> None:
+    """Unlike a pipe that somebody has stopped reading: nobody ever got the reply."""
+    program = [sys.executable, str(FAKE_MAIN), "{}", "generate", "hi", "--model", str(tmp_path)]
+    command = ["sh", "-c", '"$@" >&-', "sh", *program, *options]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=30)
+    assert (done.returncode, done.stderr) == (
+        1,
+        b"error: Bad file descriptor: standard output\n",
+    )
 
 
 @pytest.mark.parametrize(
@@ -122,8 +146,9 @@ def test_utf8_whatever_the_locale(start: Start, env: dict[str, str]) -> None:
 
 
 def test_a_closed_stdin(tmp_path: Path) -> None:
-    command = f"{sys.executable} {FAKE_MAIN} '{{}}' generate hi --model {tmp_path} <&-"
-    done = subprocess.run(command, shell=True, capture_output=True, timeout=30)
+    program = [sys.executable, str(FAKE_MAIN), "{}", "generate", "hi", "--model", str(tmp_path)]
+    command = ["sh", "-c", '"$@" <&-', "sh", *program]
+    done = subprocess.run(command, capture_output=True, timeout=30)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"Hello there.\n", b"")
 
 

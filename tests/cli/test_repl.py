@@ -24,6 +24,7 @@ class Script:
     """A user who types ``inputs`` and then presses Ctrl-D; an exception is raised instead."""
 
     interactive = True
+    place = ""
 
     def __init__(self, inputs: Sequence[str | type[BaseException]]) -> None:
         self._inputs = list(inputs)
@@ -272,9 +273,21 @@ def test_a_failed_turn_in_a_pipe_shows_in_the_exit_code(cli: Cli) -> None:
 
 
 def test_piped_input_that_is_not_utf8_names_the_byte(cli: Cli) -> None:
-    result = cli("chat", stdin=b"one\nb\xffd\n")
-    assert (result.code, result.stdout) == (2, b"Hello there.\n")
-    assert "Standard input is not UTF-8 text: byte 5 is wrong." in result.stderr
+    result = cli("chat", stdin=b"one\nb\xffd\n\xe4\xba\x8c\n")
+    assert (result.code, result.stdout) == (7, b"Hello there.\nHello there.\n")
+    assert "error: line 2: Standard input is not UTF-8 text: byte 5 is wrong." in result.stderr
+    assert result.engine.prompts[1].endswith("user: 二\nassistant: ")
+
+
+def test_errors_of_piped_messages_say_which(cli: Cli) -> None:
+    fail = [GenerationError("sampling.non_finite", step=n) for n in (1, 2)]
+    result = cli("chat", stdin=b"\n/help\nfirst\n\nsecond\n", engine=FakeEngine(fail=fail))
+    assert result.code == 7
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error")]
+    assert [line[:35] for line in errors] == [
+        "error: line 3: The model's output a",
+        "error: line 5: The model's output a",
+    ]
 
 
 def test_a_model_without_chat_template_is_warned_of(cli: Cli) -> None:

@@ -79,6 +79,19 @@ def test_precedence(tmp_path: Path) -> None:
     assert (settings.temperature, settings.top_k, settings.top_p) == (0.3, 2, 0.1)
 
 
+def test_a_value_that_is_overridden_does_no_harm(tmp_path: Path) -> None:
+    environ = write_config(tmp_path, "top_k = -1\ntop_p = 5\n")
+    environ |= {"XVERSE_TOP_K": "2", "XVERSE_TEMPERATURE": "hot", "XVERSE_DEVICE": "gpu"}
+    settings = load_settings({"temperature": 0.3, "top_p": 0.5, "device": "cpu"}, environ)
+    assert (settings.temperature, settings.top_k, settings.top_p) == (0.3, 2, 0.5)
+    assert "XVERSE_TEMPERATURE" in failure({"top_p": 0.5, "device": "cpu"}, environ)
+
+
+def test_a_file_may_begin_with_a_mark(tmp_path: Path) -> None:
+    environ = write_config(tmp_path, "\ufeffseed = 4\n")
+    assert load_settings({}, environ).seed == 4
+
+
 def test_an_empty_variable_is_not_set() -> None:
     assert load_settings({}, {"XVERSE_DEVICE": ""}).device == "auto"
 

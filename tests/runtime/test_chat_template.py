@@ -116,10 +116,10 @@ def test_jinja_leaves_an_assistant_message_at_the_end_open(tokenizer: Tokenizer)
     "source",
     [
         "{{ messages.__class__.__mro__[1].__subclasses__() }}",
-        "{{ ''.__class__.__base__ }}{{ cycler.__init__.__globals__.os.popen('id').read() }}",
-        "{{ raise_exception('no system messages') }}",
+        "{{ ''.__class__.__base__ }}{{ cycler.__init__.__globals__.os.popen('id') }}{{ messages }}",
+        "{{ raise_exception('no system messages') }}{{ messages }}",
         "{{ messages[5].content }}",
-        "{{ 1 / 0 }}",
+        "{{ 1 / 0 }}{{ messages }}",
     ],
 )
 def test_jinja_is_sandboxed_and_its_failures_are_ours(tokenizer: Tokenizer, source: str) -> None:
@@ -232,3 +232,50 @@ def test_the_name_decides_last(model: Path, name: str, format_name: str) -> None
 
 def test_raw_is_the_text_itself(tokenizer: Tokenizer) -> None:
     assert RawFormat().encode(conversation("北京"), tokenizer) == tokenizer.encode("北京")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "Dear diary, today I wrote no template.",
+        "{{ bos_token }}{% if add_generation_prompt %}assistant: {% endif %}",
+        "{# messages #} messages {{ 'messages' }}",
+        "{% set messages = 1 %}{% for message in [1] %}{{ message }}{% endfor %}",
+    ],
+)
+def test_a_template_that_never_uses_the_messages_is_refused(tmp_path: Path, source: str) -> None:
+    (tmp_path / "template.txt").write_text(source)
+    directory = ModelDirectory.open(tmp_path)
+    with pytest.raises(UsageError) as caught:
+        choose_chat_format(directory, END, str(tmp_path / "template.txt"), ())
+    assert caught.value.code == "template.no_messages"
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": source}))
+    with pytest.raises(UsageError) as caught:
+        choose_chat_format(directory, END, None, ())
+    assert caught.value.params == {"source": "tokenizer_config.json"}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% set messages = messages[1:] %}{{ messages[0].content }}",
+        "{% set loop = messages %}{% for m in loop %}{{ m.content }}{% endfor %}",
+        "{% macro show(list) %}{{ list[0].content }}{% endmacro %}{{ show(messages) }}",
+    ],
+)
+def test_any_use_of_the_messages_will_do(source: str) -> None:
+    JinjaFormat(source, "x", {})
+
+
+@pytest.mark.parametrize("wish", ["x" * 400, "~nobody-here/x", "a\0b"], ids=range(3))
+def test_a_wish_that_is_no_file_name(tmp_path: Path, wish: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        choose_chat_format(ModelDirectory.open(tmp_path), END, wish, ())
+    assert caught.value.code == "template.unknown"
+
+
+def test_a_template_file_may_begin_with_a_mark(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    path = tmp_path / "template.jinja"
+    path.write_text("{{ messages[0].content }}", encoding="utf-8-sig")
+    chosen, _ = choose_chat_format(ModelDirectory.open(tmp_path), END, str(path), ())
+    assert chosen.encode(conversation("Hi"), tokenizer) == tokenizer.encode("Hi")

@@ -84,6 +84,14 @@ def test_rope_scaling() -> None:
     assert dynamic.maximum_context == 32768
 
 
+def test_dynamic_scaling_needs_a_head_size_above_2() -> None:
+    """Its formula divides by the head size less two."""
+    config_with(hidden_size=64, rope_scaling={"type": "linear", "factor": 2})
+    with pytest.raises(UnsupportedModelError) as caught:
+        config_with(hidden_size=64, rope_scaling={"type": "dynamic", "factor": 2})
+    assert caught.value.params["key"] == "num_attention_heads"
+
+
 @pytest.mark.parametrize(
     ("changes", "code", "key"),
     [

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
+from math import prod
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from tests.runtime.helpers import CPU
 from xverse_kernels.backend import select_backend
+from xverse_kernels.packing import unpack_matrix
+from xverse_kernels.quantise import Quantised
 from xverse_runtime.config import ModelConfig
+from xverse_runtime.errors import XverseError
 from xverse_runtime.kv_cache import KVCache, KVPool
 from xverse_runtime.loading import load_weights
 from xverse_runtime.model import Decoder
 from xverse_runtime.model_dir import ModelDirectory
 from xverse_runtime.rope import RotaryTable
+from xverse_runtime.store import place
 from xverse_runtime.store.layout import StoreLayout
 from xverse_runtime.store.precision import (
     PRESETS,
@@ -24,6 +31,8 @@ from xverse_runtime.store.precision import (
 )
 from xverse_runtime.store.synthetic import A4_2B, write_synthetic_store
 from xverse_runtime.store.verify import verify_store
+from xverse_runtime.tensors import expected_tensors
+from xverse_runtime.types import LoadProgress
 
 SMALL = A4_2B | {
     "hidden_size": 320,
@@ -77,6 +86,72 @@ def test_the_true_shape_has_the_published_sizes() -> None:
     assert 14.5e9 < total < 15.5e9
     assert bytes_per_token(config, PRESETS["bf16"]) == pytest.approx(7.95e9, rel=0.02)
     assert bytes_per_token(config, PRESETS["int4"]) == pytest.approx(2.70e9, rel=0.02)
+
+
+TINY = SMALL | {"num_hidden_layers": 1, "num_experts": 4, "moe_top_k": 2}
+
+
+def test_int8_weights_are_symmetric(tmp_path: Path, demo_dir: Path) -> None:
+    path = tmp_path / "store"
+    write_synthetic_store(TINY, path, PRESETS["int8"], demo_dir)
+    directory = ModelDirectory.open(path)
+    config = ModelConfig.from_dir(directory)
+    layout = StoreLayout(config, PRESETS["int8"]).expert_layout
+    with safe_open(path / "layer-00000.safetensors", framework="pt") as file:
+        block = file.get_tensor("model.layers.0.mlp.experts")[0]
+    gate_up = unpack_matrix(
+        block[: layout.gate_up_bytes], 2 * layout.width, layout.hidden, layout.form
+    )
+    assert isinstance(gate_up, Quantised)
+    assert gate_up.q.min() == -127
+    assert gate_up.q.max() == 127
+    assert gate_up.dequantise().std() * layout.hidden**0.5 == pytest.approx(1, abs=0.03)
+
+
+def test_a_synthetic_store_has_one_writer_and_needs_room(
+    tmp_path: Path, demo_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def code(output: str) -> str:
+        with pytest.raises(XverseError) as caught:
+            write_synthetic_store(TINY, tmp_path / output, PRESETS["int4"], demo_dir)
+        return caught.value.code
+
+    seen: list[str] = []
+
+    def try_too(_progress: LoadProgress) -> None:
+        if not seen:
+            seen.append(code("out"))
+
+    (tmp_path / "other.partial").mkdir()
+    (tmp_path / "other.partial" / "thesis.txt").write_text("years of work")
+    assert code("other") == "store.target_exists"
+    assert (tmp_path / "other.partial" / "thesis.txt").exists()
+    write_synthetic_store(TINY, tmp_path / "out", PRESETS["int4"], demo_dir, progress=try_too)
+    assert seen == ["store.busy"]
+    assert code("out") == "store.target_exists"
+    verify_store(tmp_path / "out")
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(place.shutil, "disk_usage", lambda _path: usage)
+    assert code("more") == "store.disk_full"
+    monkeypatch.undo()
+    write_synthetic_store(TINY, tmp_path / "more", PRESETS["int4"], demo_dir)
+
+
+def test_an_automatic_precision_counts_weights_not_bytes(
+    tmp_path: Path, demo_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In int4 the bytes are half of the weights: they would choose fp32 for too large a model."""
+    path = tmp_path / "store"
+    write_synthetic_store(TINY, path, PRESETS["int4"], demo_dir)
+    directory = ModelDirectory.open(path)
+    config = ModelConfig.from_dir(directory)
+    weights = sum(prod(shape) for shape in expected_tensors(config).values())
+    stored = sum(file.stat().st_size for file in path.iterdir())
+    assert stored < 4 * weights
+    for limit, dtype in ((4 * weights, torch.float32), (4 * weights - 4, torch.bfloat16)):
+        monkeypatch.setattr("xverse_runtime.device.SMALL_MODEL_BYTES", limit)
+        loaded = load_weights(directory, config, "auto", CPU, 64, lambda _progress: None)
+        assert loaded.dtype == dtype
 
 
 @pytest.mark.parametrize(

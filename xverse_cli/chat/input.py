@@ -18,6 +18,10 @@ class MessageSource(Protocol):
 
     interactive: bool
 
+    @property
+    def place(self) -> str:
+        """Where the last input stood among several; empty where the user has just typed it."""
+
     def read(self, prefill: str = "") -> str:
         """The next input.
 
@@ -27,6 +31,7 @@ class MessageSource(Protocol):
         Raises:
             EOFError: there is no more.
             KeyboardInterrupt: Ctrl-C.
+            UsageError: ``input.not_utf8``: this input is no text; there may be more.
         """
 
 
@@ -38,12 +43,18 @@ class PipedLines:
     def __init__(self, streams: Streams) -> None:
         self._streams = streams
         self._offset = 0
+        self._number = 0
+
+    @property
+    def place(self) -> str:
+        return text("input.line", number=self._number)
 
     def read(self, prefill: str = "") -> str:
         stdin = self._streams.stdin
         line = b"" if stdin is None or stdin.closed else stdin.buffer.readline()
         if not line:
             raise EOFError
+        self._number += 1
         start, self._offset = self._offset, self._offset + len(line)
         return decode(line, text("input.stdin"), start)
 
@@ -56,6 +67,7 @@ class TerminalPrompt:
     """
 
     interactive = True
+    place = ""
 
     def __init__(self, streams: Streams, input: Any = None, output: Any = None) -> None:
         from prompt_toolkit import PromptSession

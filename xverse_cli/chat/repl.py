@@ -9,6 +9,7 @@ from xverse_cli.host import Host
 from xverse_cli.interrupts import Terminated
 from xverse_cli.messages import text
 from xverse_cli.wording import say_error
+from xverse_runtime.errors import UsageError
 
 
 class Repl:
@@ -36,7 +37,7 @@ class Repl:
         """
         while not self._leaving:
             try:
-                self._handle(self._source.read(self._take_prefill()))
+                self._handle(self._read())
             except EOFError:
                 return
             except KeyboardInterrupt as error:
@@ -63,6 +64,17 @@ class Repl:
             if not replaced:
                 self.conversation.add(turn)
 
+    def _read(self) -> str:
+        try:
+            return self._source.read(self._take_prefill())
+        except UsageError as error:  # the next line may be better
+            self._fail(error)
+            return ""
+
+    def _fail(self, error: Exception) -> None:
+        self.failed_turns += 1
+        say_error(error, self._host, self._source.place)
+
     def _handle(self, line: str) -> None:
         if not line.strip():
             return
@@ -81,8 +93,7 @@ class Repl:
         except OSError:  # the streams are gone or the disk is full: nothing to go on with
             raise
         except Exception as error:
-            self.failed_turns += 1
-            say_error(error, self._host)
+            self._fail(error)
             return False
         if outcome == "done":
             return True

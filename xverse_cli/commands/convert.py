@@ -109,14 +109,13 @@ def convert(
 
 def run(request: Request, host: Host) -> int:
     """Convert, and delete the source's weights where that is wanted."""
-    import os
-
     import torch
 
     from xverse_cli.models.find import DEMO, find_model
     from xverse_cli.models.stores import store_path
     from xverse_cli.render.progress import byte_bar
-    from xverse_runtime.store.convert import convert_checkpoint
+    from xverse_runtime.store.convert import ConversionPlan, convert_checkpoint
+    from xverse_runtime.store.verify import verify_store
 
     source = find_model(request.model)
     if request.delete_source and source.name == DEMO:
@@ -126,7 +125,7 @@ def run(request: Request, host: Host) -> int:
     preset, precision = _precision(request, source, host)
     wish = request.output
     output = Path(wish).expanduser() if wish else store_path(source, preset)
-    threads = request.threads or os.cpu_count() or 1
+    plans: list[ConversionPlan] = []
     torch.set_num_threads(1)  # experts are the unit of parallel work
     with byte_bar(text("convert.progress", model=request.model), host.watched_stderr) as progress:
         manifest = convert_checkpoint(
@@ -134,11 +133,16 @@ def run(request: Request, host: Host) -> int:
             output.absolute(),
             precision,
             source_name=source.name,
-            threads=threads,
+            threads=request.threads,
+            on_plan=plans.append,
             progress=progress,
         )
+        already_there = any(plan.already_there for plan in plans)
+        if already_there and request.delete_source:
+            verify_store(output.absolute(), progress)  # it was made long ago
     size = sum(record.bytes for record in manifest.files.values())
-    host.streams.say(text("convert.done", path=output, size_bytes=size))
+    key = "convert.already_there" if already_there else "convert.done"
+    host.streams.say(text(key, path=output, size_bytes=size))
     host.streams.write_data(f"{output}\n")
     if request.delete_source:
         _delete(source.path, request.yes, host)

@@ -32,7 +32,7 @@ def run(model: str, host: Host) -> int:
 
     found = find_model(model, "auto")
     if not is_store(ModelDirectory.open(found.path)):
-        raise UsageError("verify.no_store", path=found.path)
+        raise UsageError("verify.no_store", path=found.path, model=model)
     with byte_bar(text("verify.progress", model=model), host.watched_stderr) as progress:
         manifest = verify_store(found.path, progress)
     size = sum(record.bytes for record in manifest.files.values())

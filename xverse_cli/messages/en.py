@@ -8,10 +8,10 @@ __all__ = ["ERRORS", "TEXTS"]
 
 TEXTS: dict[str, str] = {
     "error": "error: {message}",
-    "error.unexpected": "error: unexpected {kind}: {detail}",
+    "error.at": "error: {place}: {message}",
+    "error.unexpected": "unexpected {kind}: {detail}",
     "error.unexpected_hint": "This is a bug. XVERSE_DEBUG=1 shows where it happened.",
-    "error.memory": "error: out of memory",
-    "error.system": "error: {detail}",
+    "error.memory": "out of memory",
     "interrupted": "Interrupted.",
     "list.more": " and {count} more",
     "list.none": "none",
@@ -30,6 +30,8 @@ TEXTS: dict[str, str] = {
     "settings.misspelt": "{name} is not a setting; did you mean {nearest}?",
     "input.prompt_part": "The prompt",
     "input.stdin": "Standard input",
+    "input.line": "line {number}",
+    "output.stdout": "standard output",
     "input.still_waiting": "Still waiting for standard input to end; </dev/null gives none.",
     "input.waiting": "Waiting for text on standard input (Ctrl-D ends it).",
     # Help.
@@ -63,29 +65,32 @@ TEXTS: dict[str, str] = {
     "help.max_tokens": "Most tokens of a reply.",
     "help.seed": "Seed of the random choices; the same seed gives the same reply.",
     # Stores.
-    "help.convert": "Make a store of packed weights: it opens in seconds and takes less memory."
-    " The published files stay as they are.",
-    "help.verify": "Read every byte of a converted model and compare it with what was written.",
+    # The first sentence of a command's help stands in the list of commands: at most 64 characters.
+    "help.convert": "Make a store of packed weights, which opens in seconds."
+    " It takes less memory; the published files stay as they are.",
+    "help.verify": "Compare every byte of a store with what was written.",
     "help.model_argument": "A Hub id or a model directory.",
     "help.convert_precision": "bf16, int8, int4, or auto: the highest that is predicted to run at"
     " reading speed on this machine.",
     "help.convert_attention": "Another format for the attention: bf16, int8 or int4.",
     "help.convert_head": "Another format for the output layer: bf16, int8 or int4.",
     "help.convert_output": "Where the store goes; a Hub id has a place where xverse finds it.",
-    "help.convert_threads": "How many experts are packed at a time; otherwise one a processor.",
+    "help.convert_threads": "How many experts are packed at a time; otherwise one a processor, as"
+    " far as 1.5 GiB of memory reach.",
     "help.delete_source": "Delete the published weights afterwards, once the store is verified."
     " Asks first.",
     "help.yes": "Do not ask.",
     "convert.progress": "Converting {model}",
     "convert.chosen": "Precision {precision}: {rate} tokens/s predicted from the memory bandwidth.",
     "convert.done": "Converted and verified: {path} ({size_bytes}).",
+    "convert.already_there": "Already there, made of the same weights: {path} ({size_bytes}).",
     "convert.delete_question": "Delete the published weights in {path} ({size_bytes})? [y/N]",
     "convert.deleted": "Deleted {size_bytes} of published weights.",
     "convert.kept": "The published weights were kept.",
     "verify.progress": "Verifying {model}",
     "verify.done": "{path}: {files} files, {size_bytes}, all as written.",
     # Measuring.
-    "help.bench": "Measure how fast a model runs here, beside what the machine's memory allows.",
+    "help.bench": "Measure the speed of a model beside what memory allows.",
     "help.bench_synthetic": "Random weights in a true shape (a4.2b), made on first use and kept in"
     " the cache: 15 GB in int4.",
     "help.bench_prompt": "Length of the prompt.",

@@ -8,7 +8,7 @@ _GET = (
     "Or try the built-in demo: xverse chat --model demo"
 )
 _AGAIN = "The file is damaged or its download was cut short: download the model again."
-_CONVERT = "Convert the model again."
+_CONVERT = "Remove the converted model, then convert it again."
 _HELP = "The options: {command} --help"
 
 # Error code: (message, hint). The hint says what to do next; it may be empty.
@@ -48,8 +48,8 @@ ERRORS: dict[str, tuple[str, str]] = {
     "config.not_json": ("{path} is not valid JSON: {detail}.", _AGAIN),
     "config.missing_key": ("{path} lacks the key {key}.", "Is this a model of the XVERSE family?"),
     "config.bad_value": (
-        "The model's configuration says {key} = {value}; expected {expected}.",
-        "Is this a model of the XVERSE family? If so, download its config.json again.",
+        "{path} says {key} = {value}; expected {expected}.",
+        "Is this a model of the XVERSE family? If so, download that file again.",
     ),
     "config.unsupported": (
         "The model's configuration says {key} = {value}, which is not supported"
@@ -60,6 +60,7 @@ ERRORS: dict[str, tuple[str, str]] = {
         "{name} leads out of the model directory {path}; it is not read.",
         "Do not use this model unless you know why it points elsewhere.",
     ),
+    "path.unreadable": ("{path} cannot be read: {detail}.", "Check who may read it: ls -l {path}"),
     "path.missing": ("{name} is not there ({path}).", "Download the model again."),
     "checkpoint.corrupt": ("{path} cannot be read: {detail}.", _AGAIN),
     "checkpoint.unsafe_pickle": (
@@ -84,7 +85,7 @@ ERRORS: dict[str, tuple[str, str]] = {
     "tokenizer.invalid": ("The tokenizer {path} cannot be read: {detail}.", _AGAIN),
     "tokenizer.unsupported": ("The tokenizer {path} is not supported: {detail}.", ""),
     "checkpoint.not_finite": (
-        "The tensor {tensor} holds values that are not numbers: {detail}.",
+        "The tensor {tensor} holds values that are no finite numbers: {detail}.",
         _AGAIN,
     ),
     # Converted models.
@@ -104,6 +105,18 @@ ERRORS: dict[str, tuple[str, str]] = {
         "The converted model {path} was made for machines of another byte order ({found}).",
         "Convert the model on this machine.",
     ),
+    "store.written_wrong": (
+        "{name} in {path} is not as it was written.",
+        "Start the conversion again: it makes this file anew. If it fails again, check the disk.",
+    ),
+    "store.unlisted": (
+        "{path} holds files that no conversion wrote there: {names}.",
+        "Move them elsewhere: nothing says whether they are as they should be.",
+    ),
+    "store.is_source": (
+        "{path} is a converted model already.",
+        "Only published weights can be converted; use this one as it is: --model {path}",
+    ),
     "store.target_exists": ("{path} exists already.", "Choose another name, or remove it first."),
     "store.busy": ("Another conversion is writing to {path}.", "Wait until it is done."),
     "store.width": ("This model cannot be converted: {detail}.", ""),
@@ -119,6 +132,10 @@ ERRORS: dict[str, tuple[str, str]] = {
     ),
     "template.file_unreadable": ("The chat template {path} cannot be read: {detail}.", ""),
     "template.jinja_invalid": ("The chat template ({source}) is not valid Jinja: {detail}.", ""),
+    "template.no_messages": (
+        "The chat template ({source}) never uses the messages: what you say would be dropped.",
+        "Is it a template at all? Choose human-assistant, system-user-assistant or raw.",
+    ),
     "template.render_failed": (
         "The chat template failed: {detail}.",
         "Choose another one with --chat-template, or complete plain text with --raw.",
@@ -140,7 +157,7 @@ ERRORS: dict[str, tuple[str, str]] = {
     ),
     "precision.needs_conversion": (
         "The model has to be converted before it can run in {precision}.",
-        "Convert it once: xverse convert MODEL --precision {precision}",
+        "Convert it once: xverse convert {model} --precision {precision}",
     ),
     "precision.other_store": (
         "The model was converted to {stored}; it cannot run in {precision}.",
@@ -176,7 +193,7 @@ ERRORS: dict[str, tuple[str, str]] = {
     ),
     "convert.output_needed": (
         "Only a Hub id has a place of its own for its stores.",
-        "Say where this one goes: --output DIR. Then use it with --model DIR.",
+        "Say where this one goes, for example: --output {example}",
     ),
     "convert.demo_stays": ("The demo is part of the program; its weights are not deleted.", ""),
     "input.too_large": (
@@ -184,6 +201,11 @@ ERRORS: dict[str, tuple[str, str]] = {
         "Shorten it, or give it in parts.",
     ),
     "bench.two_models": ("--model and --synthetic name two models.", "Give one of them."),
+    "bench.overflow": (
+        "{prompt_tokens} tokens of prompt and {new_tokens} new ones are more than the context of"
+        " {context_length} holds.",
+        "Choose fewer with --prompt-tokens or --new-tokens, or a larger --context.",
+    ),
     "bench.not_local": ("Only models that run on this machine can be measured.", ""),
     "bench.precision": (
         "Synthetic weights come in {supported}, not in {precision}.",
@@ -191,7 +213,7 @@ ERRORS: dict[str, tuple[str, str]] = {
     ),
     "verify.no_store": (
         "{path} is no converted model; published files carry no digests to compare with.",
-        "Make a store of it: xverse convert MODEL",
+        "Make a store of it: xverse convert {model}",
     ),
     "settings.bad_value": ('{where}: "{value}" is not {expected}.', ""),
     "settings.unknown_key": (

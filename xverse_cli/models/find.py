@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from xverse_cli.models.hub_cache import find_snapshot
+from xverse_cli.models.hub_cache import DEFAULT_REVISION, find_snapshot
 from xverse_runtime.errors import ModelNotFoundError
 
 DEMO = "demo"
@@ -16,10 +16,14 @@ _HUB_ID = re.compile(r"(?P<repo>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w][\w./
 
 @dataclass(frozen=True)
 class FoundModel:
-    """A model directory; ``name`` is what users call it, ``None`` where the directory says it."""
+    """A model directory; ``name`` is what users call it, ``None`` where the directory says it.
+
+    ``revision`` is the branch, tag or commit of a Hub id that was asked for by name.
+    """
 
     path: Path
     name: str | None = None
+    revision: str | None = None
 
 
 def find_model(model: str, precision: str | None = None) -> FoundModel:
@@ -29,8 +33,8 @@ def find_model(model: str, precision: str | None = None) -> FoundModel:
 
     Args:
         model: what the user wrote.
-        precision: with which the model is to run; where a store was made of a Hub id, it goes
-            before the published files. ``None`` wants the published files.
+        precision: with which the model is to run; where a store was made of a Hub id at that
+            revision, it goes before the published files. ``None`` wants the published files.
 
     Raises:
         ModelNotFoundError: ``model.is_a_file``, ``model.no_such_directory``, ``model.not_cached``,
@@ -51,12 +55,14 @@ def find_model(model: str, precision: str | None = None) -> FoundModel:
     if match is None or ".." in model:
         raise ModelNotFoundError("model.unknown_name", model=model)
     repo, revision = match["repo"], match["revision"]
-    if precision is not None and revision is None:
+    if revision == DEFAULT_REVISION:
+        revision = None
+    if precision is not None:
         from xverse_cli.models.stores import find_store
 
-        if store := find_store(repo, precision):
-            return FoundModel(store, repo)
-    return FoundModel(find_snapshot(repo, revision or "main"), repo)
+        if store := find_store(repo, revision, precision):
+            return FoundModel(store, repo, revision)
+    return FoundModel(find_snapshot(repo, revision or DEFAULT_REVISION), repo, revision)
 
 
 def _looks_local(model: str) -> bool:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from xverse_runtime.errors import ModelNotFoundError
 
+DEFAULT_REVISION = "main"
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _SINGLES = ("model.safetensors", "pytorch_model.bin")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def find_snapshot(repo: str, revision: str) -> Path:
@@ -18,11 +21,9 @@ def find_snapshot(repo: str, revision: str) -> Path:
         ModelNotFoundError: ``model.not_cached``, ``model.no_such_revision`` or
             ``model.incomplete_download``.
     """
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    folder = Path(HF_HUB_CACHE) / ("models--" + repo.replace("/", "--"))
+    folder = _folder(repo)
     if not (folder / "snapshots").is_dir():
-        raise ModelNotFoundError("model.not_cached", model=repo, path=_from_home(HF_HUB_CACHE))
+        raise ModelNotFoundError("model.not_cached", model=repo, path=_from_home(folder.parent))
     snapshot = folder / "snapshots" / _commit(folder, revision)
     if not snapshot.is_dir():
         present = _revisions(folder)
@@ -37,12 +38,26 @@ def find_snapshot(repo: str, revision: str) -> Path:
     return snapshot
 
 
-def _from_home(path: str) -> str:
+def known_commit(repo: str, revision: str) -> str | None:
+    """The commit that a branch, tag or commit stands for, as far as this machine knows."""
+    folder = _folder(repo)
+    commit = _commit(folder, revision)
+    named = (folder / "refs" / revision).is_file() or (folder / "snapshots" / commit).is_dir()
+    return commit if named or _COMMIT.fullmatch(commit) else None
+
+
+def _folder(repo: str) -> Path:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return Path(HF_HUB_CACHE) / ("models--" + repo.replace("/", "--"))
+
+
+def _from_home(path: Path) -> str:
     """``path`` as people write it, from ``~`` on where it is at home."""
     try:
-        return str("~" / Path(path).relative_to(Path.home()))
+        return str("~" / path.relative_to(Path.home()))
     except (ValueError, RuntimeError):
-        return path
+        return str(path)
 
 
 def missing_files(snapshot: Path) -> list[str]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from xverse_cli.models.find import FoundModel
+from xverse_cli.models.hub_cache import DEFAULT_REVISION, known_commit
 from xverse_cli.settings import cache_dir, data_dir
 from xverse_runtime.errors import UsageError
+
+PRECISIONS = ("bf16", "int8", "int4")  # the highest first
 
 
 def stores_dir() -> Path:
@@ -21,27 +25,51 @@ def store_path(source: FoundModel, precision: str) -> Path:
         UsageError: ``convert.output_needed``: directories have no name that is theirs alone.
     """
     if source.name is None or "/" not in source.name:
-        raise UsageError("convert.output_needed")
-    return stores_dir() / f"{source.name.replace('/', '--')}-{precision}"
+        example = f"./{source.path.name}-{precision}"
+        raise UsageError("convert.output_needed", example=example)
+    return stores_dir() / f"{_stem(source.name, source.revision)}-{precision}"
 
 
-def stores_of(name: str) -> dict[str, Path]:
-    """The stores made of a Hub id: name of the precision to directory."""
-    prefix = name.replace("/", "--") + "-"
-    found = {
-        manifest.parent.name.removeprefix(prefix): manifest.parent
-        for manifest in stores_dir().glob("*/xverse.json")
-        if manifest.parent.name.startswith(prefix)
-    }
-    return {key: path for key, path in found.items() if key in ("bf16", "int8", "int4")}
+def _stem(name: str, revision: str | None) -> str:
+    """``org--name`` or ``org--name@revision``; a Hub id holds neither ``@`` nor ``%``."""
+    at = f"@{revision.replace('/', '%2F')}" if revision else ""
+    return name.replace("/", "--") + at
 
 
-def find_store(name: str, precision: str) -> Path | None:
-    """The store of a Hub id to run at ``precision``, if one was made.
+def stores_of(name: str, revision: str | None = None) -> dict[str, Path]:
+    """The stores made of a Hub id at a revision: name of the precision to directory.
+
+    Where both the store and the Hub's cache know the commit, that decides: a branch may have moved
+    on since the store was made. Otherwise the revision's name does.
+    """
+    commit = known_commit(name, revision or DEFAULT_REVISION)
+    found: dict[str, Path] = {}
+    for manifest in sorted(stores_dir().glob("*/xverse.json")):
+        stem, _, precision = manifest.parent.name.rpartition("-")
+        if precision not in PRECISIONS or stem.partition("@")[0] != _stem(name, None):
+            continue
+        made_of = _commit_of(manifest)
+        named = stem == _stem(name, revision)
+        if made_of == commit if commit and made_of else named:
+            # the one that was made under this name goes before another's of the same commit
+            found[precision] = manifest.parent if named else found.get(precision, manifest.parent)
+    return found
+
+
+def _commit_of(manifest: Path) -> str | None:
+    try:
+        commit = json.loads(manifest.read_bytes())["source"]["revision"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return commit if isinstance(commit, str) else None
+
+
+def find_store(name: str, revision: str | None, precision: str) -> Path | None:
+    """The store of a Hub id at a revision to run at ``precision``, if one was made.
 
     ``auto`` takes the only one, or of several the highest precision at reading speed.
     """
-    stores = stores_of(name)
+    stores = stores_of(name, revision)
     if precision != "auto" or len(stores) < 2:
         return next(iter(stores.values()), None) if precision == "auto" else stores.get(precision)
     from xverse_runtime.config import ModelConfig
@@ -50,8 +78,7 @@ def find_store(name: str, precision: str) -> Path | None:
 
     config = ModelConfig.from_dir(ModelDirectory.open(next(iter(stores.values()))))
     best, _ = choose_precision(config, measure_read_bandwidth())
-    order = ("bf16", "int8", "int4")
-    fast_enough = [one for one in order[order.index(best) :] if one in stores]
+    fast_enough = [one for one in PRECISIONS[PRECISIONS.index(best) :] if one in stores]
     return stores[fast_enough[0]] if fast_enough else next(iter(stores.values()))
 
 
@@ -62,13 +89,10 @@ def synthetic_path(shape: str, precision: str) -> Path:
 
 def weight_files(model: Path) -> list[Path]:
     """The weights that a conversion reads, and their index; nothing else of the directory."""
-    from xverse_runtime.checkpoint import BIN_INDEX, SAFETENSORS_INDEX, shard_names
+    from xverse_runtime import checkpoint
     from xverse_runtime.model_dir import ModelDirectory
 
-    names = shard_names(ModelDirectory.open(model))
-    index = BIN_INDEX if names[0].endswith(".bin") else SAFETENSORS_INDEX
-    found = [model / name for name in (*names, index)]
-    return [file for file in found if file.exists()]
+    return [model / name for name in checkpoint.weight_files(ModelDirectory.open(model))]
 
 
 def delete_weights(model: Path) -> None:

@@ -7,33 +7,40 @@ there they are read back and checked, and only then does the directory get its f
 
 from __future__ import annotations
 
-import errno
-import shutil
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import islice
+from hashlib import sha256
 from pathlib import Path
 
-import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 
-from xverse_kernels.packing import ExpertLayout, pack_matrix
-from xverse_kernels.types import SwigluWeights
-from xverse_runtime.checkpoint import read_checkpoint
+from xverse_runtime.checkpoint import read_checkpoint, weight_files
 from xverse_runtime.config import ModelConfig
-from xverse_runtime.errors import IntegrityError, ResourceError, UsageError
+from xverse_runtime.errors import IntegrityError, UsageError, XverseError
 from xverse_runtime.model_dir import ModelDirectory
 from xverse_runtime.store.journal import JOURNAL_FILE, Journal
-from xverse_runtime.store.layout import EXPERTS, StoreFile, StoreLayout
-from xverse_runtime.store.manifest import MANIFEST_FILE, FileRecord, Manifest, StorePrecision
-from xverse_runtime.store.shard import ShardWriter, TensorSpec, shard_bytes
-from xverse_runtime.store.verify import hash_file, verify_store
-from xverse_runtime.tensors import PROJECTIONS, layer_prefix
-from xverse_runtime.types import LoadProgress, ProgressCallback
-from xverse_runtime.weights import split_shared
+from xverse_runtime.store.layout import StoreFile, StoreLayout
+from xverse_runtime.store.manifest import (
+    MANIFEST_FILE,
+    FileRecord,
+    Manifest,
+    StorePrecision,
+    is_store,
+)
+from xverse_runtime.store.place import (
+    check_space,
+    partial_of,
+    publish,
+    refuse_existing,
+    refuse_foreign,
+    sole_writer,
+    writing,
+)
+from xverse_runtime.store.shard import shard_bytes, write_durably
+from xverse_runtime.store.verify import damaged_files
+from xverse_runtime.store.writer import Writer
+from xverse_runtime.types import ProgressCallback
 
 # What a store takes over as it is: everything but weights that the runtime reads, and the licence.
 COPIED_PATTERNS = (
@@ -50,13 +57,23 @@ COPIED_PATTERNS = (
 )
 
 
+# Packing an expert takes about 12 bytes a weight for a while (measured: 160 MB an expert of A4.2B);
+# together the experts in the making stay within this, whatever the number of processors.
+PACKING_BYTES = 1.5 * 2**30
+PACKING_BYTES_PER_WEIGHT = 12
+
+
 @dataclass(frozen=True)
 class ConversionPlan:
-    """What a conversion will do, for showing before it starts. ``done_bytes`` are finished."""
+    """What a conversion will do, for showing before it starts.
+
+    ``done_bytes`` are finished; ``already_there`` when the very store stands at ``output``.
+    """
 
     output: Path
     total_bytes: int
     done_bytes: int
+    already_there: bool = False
 
 
 def convert_checkpoint(
@@ -65,7 +82,7 @@ def convert_checkpoint(
     precision: StorePrecision,
     *,
     source_name: str | None = None,
-    threads: int = 2,
+    threads: int | None = None,
     on_plan: Callable[[ConversionPlan], None] = lambda plan: None,
     progress: ProgressCallback = lambda progress: None,
 ) -> Manifest:
@@ -73,221 +90,144 @@ def convert_checkpoint(
 
     Args:
         source: a directory in the published layout; never changed.
-        output: must not exist; ``<output>.partial`` may, from an interrupted conversion.
+        output: must not exist, or be the store that this conversion made before; then nothing is
+            done. ``<output>.partial`` may be there, from an interrupted conversion.
         precision: formats of the parts.
         source_name: what the source is called; its directory's name when not given.
-        threads: how many experts are quantised at a time.
+        threads: how many experts are packed at a time; ``None`` is one a processor, as far as
+            memory should go.
         on_plan: told what will be done, before anything is written.
         progress: told the bytes of the store that are written.
 
     Raises:
-        UsageError: ``store.target_exists``, ``store.width``, ``store.busy`` or
-            ``store.not_writable``.
+        UsageError: ``store.target_exists``, ``store.is_source``, ``store.width``, ``store.busy``
+            or ``store.not_writable``.
         ResourceError: ``store.disk_full``, before the start or in the middle.
-        IntegrityError: a source that cannot be read or has weights that are not finite.
+        IntegrityError: a source that cannot be read or has weights that are not finite, or
+            ``store.written_wrong``: what is read back is not what was written.
     """
-    directory = ModelDirectory.open(source)
-    config = ModelConfig.from_dir(directory)
-    layout = StoreLayout(config, precision)
-    files = _planned_files(layout)
-    if output.exists():
-        raise UsageError("store.target_exists", path=str(output))
-    partial = output.with_name(output.name + ".partial")
-    _check_is_ours(partial, directory)
-    with _writing(partial, files):
-        partial.mkdir(parents=True, exist_ok=True)
-        with _sole_converter(partial):
-            tensors = read_checkpoint(directory, config)
-            journal = Journal.resume(partial, layout, directory)
-            sizes = {file.name: shard_bytes(file.specs) for file in files}
-            done = sum(sizes[file.name] for file in files if file.name in journal.records)
-            total = sum(sizes.values())
-            _check_disk(partial, total - done)
-            on_plan(ConversionPlan(output, total, done))
-            _Writer(partial, layout, tensors, journal, threads, progress, done, total).write(files)
-            manifest = _finish(partial, directory, journal, precision, source_name)
-        partial.rename(output)
-        # Only now: a kill before the rename finds everything finished the next time.
-        for name in (JOURNAL_FILE, ".lock"):
-            (output / name).unlink(missing_ok=True)
-    return manifest
+    job = _Job.of(source, output, precision, source_name)
+    made = job.already_made()
+    if made is None:
+        refuse_existing(output)
+        tensors = read_checkpoint(job.source, job.layout.config)  # before anything is written
+        with writing(job.partial, job.total_bytes), sole_writer(output):
+            made = job.already_made()  # by another process, while this one came here
+            if made is None:
+                return job.run(tensors, threads or _threads_for(job.layout), on_plan, progress)
+    on_plan(ConversionPlan(output, job.total_bytes, job.total_bytes, already_there=True))
+    return made
 
 
-def _check_is_ours(partial: Path, source: ModelDirectory) -> None:
-    """A folder that another conversion has not begun is somebody's, perhaps the source itself."""
-    begun = any((partial / name).exists() for name in (JOURNAL_FILE, ".lock"))
-    foreign = partial.is_dir() and any(partial.iterdir()) and not begun
-    if foreign or partial.resolve() == source.path:
-        raise UsageError("store.target_exists", path=str(partial))
+@dataclass(frozen=True)
+class _Job:
+    """One conversion: everything that is known before it begins."""
 
+    source: ModelDirectory
+    output: Path
+    layout: StoreLayout
+    about: dict[str, str]
+    files: list[StoreFile]
+    copied: dict[str, bytes]  # the small files that a store takes over
 
-class _Writer:
-    """Writes the files that the journal does not have yet."""
+    @classmethod
+    def of(
+        cls, source: Path, output: Path, precision: StorePrecision, source_name: str | None
+    ) -> _Job:
+        directory = ModelDirectory.open(source)
+        if is_store(directory):
+            raise UsageError("store.is_source", path=str(directory.path))
+        layout = StoreLayout(ModelConfig.from_dir(directory), precision)
+        layout.check()
+        about = {"name": source_name or directory.display_name}
+        if directory.revision:
+            about["revision"] = directory.revision
+        copied = {name: directory.read_bytes(name) for name in _small_files(directory)}
+        return cls(directory, output, layout, about, list(layout.files()), copied)
 
-    def __init__(
-        self,
-        partial: Path,
-        layout: StoreLayout,
-        tensors: Mapping[str, Tensor],
-        journal: Journal,
-        threads: int,
-        progress: ProgressCallback,
-        done: int,
-        total: int,
-    ) -> None:
-        self._partial = partial
-        self._layout = layout
-        self._tensors = tensors
-        self._journal = journal
-        self._threads = threads
-        self._progress = progress
-        self._done = done
-        self._total = total
+    @property
+    def partial(self) -> Path:
+        return partial_of(self.output)
 
-    def write(self, files: list[StoreFile]) -> None:
-        with ThreadPoolExecutor(self._threads) as pool:
-            for file in files:
-                if file.name in self._journal.records:
-                    continue
-                with ShardWriter(self._partial / file.name, file.specs) as writer:
-                    for spec in file.specs:
-                        for piece in self._pieces(spec, file.layer, pool):
-                            writer.write(piece)
-                            self._done += piece.nbytes
-                            self._progress(LoadProgress(min(self._done, self._total), self._total))
-                assert writer.record is not None
-                self._journal.add(file.name, writer.record)
-        self._progress(LoadProgress(self._total, self._total))
+    @property
+    def total_bytes(self) -> int:
+        return sum(shard_bytes(file.specs) for file in self.files)
 
-    def _pieces(
-        self, spec: TensorSpec, layer: int | None, pool: ThreadPoolExecutor
-    ) -> Iterator[Tensor]:
-        """The bytes of one tensor of the store, in pieces."""
-        if layer is not None and spec.name == layer_prefix(layer) + EXPERTS:
-            yield from _pack_in_order(self._experts(layer), self._layout.expert_layout, pool)
-            return
-        tensor = self._tensors[spec.name]
-        if spec.dtype != torch.uint8:
-            yield tensor.to(spec.dtype).contiguous()
-            return
-        head = spec.name not in self._attention_names(layer)
-        precision = self._layout.precision
-        form = precision.head_form if head else precision.attention_form
-        # Row blocks are independent: slices of rows keep the memory small.
-        rows = max(16, 2**22 // tensor.shape[1] // 16 * 16)
-        for start in range(0, tensor.shape[0], rows):
-            with _named_source(spec.name):
-                yield pack_matrix(tensor[start : start + rows], form)
+    def already_made(self) -> Manifest | None:
+        """The manifest of the store at ``output``, if this conversion would make the same.
 
-    def _attention_names(self, layer: int | None) -> frozenset[str]:
-        if layer is None:
-            return frozenset()
-        prefix = f"{layer_prefix(layer)}self_attn."
-        return frozenset(name for name in self._tensors if name.startswith(prefix))
-
-    def _experts(self, layer: int) -> Iterator[tuple[str, SwigluWeights]]:
-        """Name and weights of each block of a layer: the routed experts, then the shared."""
-        config, prefix = self._layout.config, f"{layer_prefix(layer)}mlp."
-        if not config.is_moe:
-            yield prefix, self._swiglu(prefix)
-            return
-        for number in range(config.num_experts):
-            yield f"{prefix}experts.{number}.", self._swiglu(f"{prefix}experts.{number}.")
-        if config.num_shared_experts:
-            name = f"{prefix}shared_experts."
-            for part in split_shared(self._swiglu(name), config.num_shared_experts):
-                yield name, part
-
-    def _swiglu(self, prefix: str) -> SwigluWeights:
-        return SwigluWeights(*(self._tensors[f"{prefix}{name}.weight"] for name in PROJECTIONS))
-
-
-def _pack_in_order(
-    experts: Iterator[tuple[str, SwigluWeights]], layout: ExpertLayout, pool: ThreadPoolExecutor
-) -> Iterator[Tensor]:
-    """Blocks in the order of the experts, a few of them in the making at a time."""
-
-    def pack(name: str, expert: SwigluWeights) -> Tensor:
-        with _named_source(name):
-            return layout.pack(expert)
-
-    waiting: list[Future[Tensor]] = []
-    window = pool._max_workers + 1
-    while True:
-        fresh = islice(experts, window - len(waiting))
-        waiting += [pool.submit(pack, name, expert) for name, expert in fresh]
-        if not waiting:
-            return
-        yield waiting.pop(0).result()
-
-
-def _planned_files(layout: StoreLayout) -> list[StoreFile]:
-    try:
-        return list(layout.files())
-    except ValueError as error:
-        raise UsageError("store.width", detail=str(error)) from None
-
-
-def _finish(
-    partial: Path,
-    source: ModelDirectory,
-    journal: Journal,
-    precision: StorePrecision,
-    source_name: str | None,
-) -> Manifest:
-    """Take over the small files, write the manifest, and read everything back."""
-    records: dict[str, FileRecord] = dict(journal.records)
-    for pattern in COPIED_PATTERNS:
-        for name in source.names(pattern):
-            shutil.copyfile(source.file(name), partial / name)
-            records[name] = hash_file(partial / name)
-    about = {"name": source_name or source.display_name}
-    if source.revision:
-        about["revision"] = source.revision
-    manifest = Manifest(precision, about, records)
-    (partial / MANIFEST_FILE).write_text(manifest.to_json() + "\n", encoding="utf-8")
-    verify_store(partial)
-    return manifest
-
-
-def _check_disk(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise ResourceError(
-            "store.disk_full", path=str(folder), needed_bytes=needed, free_bytes=free
+        A revision stands for its weights. Without one, weights that were changed after the store
+        was made are others.
+        """
+        try:
+            made = ModelDirectory.open(self.output)
+            manifest = Manifest.read(made)
+            written = made.file(MANIFEST_FILE).stat().st_mtime_ns
+            weights = [self.source.file(name) for name in weight_files(self.source)]
+            changed = any(file.stat().st_mtime_ns > written for file in weights)
+        except (XverseError, OSError):
+            return None
+        names = {file.name for file in self.files}
+        copied = {name: one for name, one in manifest.files.items() if name not in names}
+        same = (
+            manifest.precision == self.layout.precision
+            and manifest.source == self.about
+            and manifest.files.keys() >= names
+            and copied == {name: _record(data) for name, data in self.copied.items()}
         )
+        return manifest if same and ("revision" in self.about or not changed) else None
+
+    def run(
+        self,
+        tensors: Mapping[str, Tensor],
+        threads: int,
+        on_plan: Callable[[ConversionPlan], None],
+        progress: ProgressCallback,
+    ) -> Manifest:
+        """Write what is not there yet, and publish it; the lock is held."""
+        refuse_existing(self.output)
+        refuse_foreign(self.partial, self.source.path)
+        self.partial.mkdir(exist_ok=True)
+        journal = Journal.resume(self.partial, self.layout, self.source)
+        sizes = {file.name: shard_bytes(file.specs) for file in self.files}
+        done, total = sum(sizes[name] for name in journal.records), self.total_bytes
+        check_space(self.partial, total - done + sum(map(len, self.copied.values())))
+        on_plan(ConversionPlan(self.output, total, done))
+        writer = Writer(self.partial, self.layout, tensors, journal, threads, progress, done, total)
+        writer.write(self.files)
+        manifest = self._finish(journal)
+        publish(self.partial, self.output)
+        # Only now: a kill before the rename finds everything finished the next time.
+        (self.output / JOURNAL_FILE).unlink(missing_ok=True)
+        return manifest
+
+    def _finish(self, journal: Journal) -> Manifest:
+        """Take over the small files, read everything back, and write the manifest."""
+        records = dict(journal.records)
+        for name, data in self.copied.items():
+            records[name] = write_durably(self.partial / name, data)
+        for name in damaged_files(ModelDirectory.open(self.partial), records):
+            if name in journal.records:
+                journal.discard(name)
+            raise IntegrityError("store.written_wrong", name=name, path=str(self.partial))
+        manifest = Manifest(self.layout.precision, self.about, records)
+        text = manifest.to_json() + "\n"
+        write_durably(self.partial / MANIFEST_FILE, text.encode())
+        return manifest
 
 
-@contextmanager
-def _sole_converter(partial: Path) -> Iterator[None]:
-    try:
-        with FileLock(partial / ".lock", timeout=0):
-            yield
-    except Timeout:
-        raise UsageError("store.busy", path=str(partial)) from None
+def _small_files(source: ModelDirectory) -> list[str]:
+    """What is taken over as it is; a folder that is called so is none of it."""
+    names = {name for pattern in COPIED_PATTERNS for name in source.names(pattern)}
+    return sorted(name for name in names if not (source.path / name).is_dir())
 
 
-@contextmanager
-def _writing(partial: Path, files: list[StoreFile]) -> Iterator[None]:
-    """Turns what the file system refuses into errors that say what to do."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            needed = sum(shard_bytes(file.specs) for file in files)
-            free = shutil.disk_usage(partial).free
-            raise ResourceError(
-                "store.disk_full", path=str(partial), needed_bytes=needed, free_bytes=free
-            ) from None
-        if isinstance(error, PermissionError) or error.errno == errno.EROFS:
-            detail = error.strerror or "permission denied"
-            raise UsageError("store.not_writable", path=str(partial), detail=detail) from None
-        raise
+def _record(data: bytes) -> FileRecord:
+    return FileRecord(len(data), sha256(data).hexdigest())
 
 
-@contextmanager
-def _named_source(name: str) -> Iterator[None]:
-    try:
-        yield
-    except ValueError as error:
-        raise IntegrityError("checkpoint.not_finite", tensor=name, detail=str(error)) from None
+def _threads_for(layout: StoreLayout) -> int:
+    config = layout.config
+    weights = 3 * config.hidden_size * config.intermediate_size
+    affordable = int(PACKING_BYTES / (PACKING_BYTES_PER_WEIGHT * weights))
+    return max(1, min(os.cpu_count() or 1, affordable))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from xverse_runtime.checkpoint import weight_files
 from xverse_runtime.model_dir import ModelDirectory
 from xverse_runtime.store.layout import StoreLayout
 from xverse_runtime.store.manifest import FORMAT_VERSION, FileRecord
+from xverse_runtime.store.shard import write_durably
 
 JOURNAL_FILE = "progress.json"
 
@@ -28,7 +29,7 @@ class Journal:
 
     @classmethod
     def resume(cls, partial: Path, layout: StoreLayout, source: ModelDirectory) -> Journal:
-        """The journal in ``partial``, or an empty one; unfinished files are removed."""
+        """The journal in ``partial``, or a new one; unfinished files are removed."""
         key = _key(layout, source)
         path = partial / JOURNAL_FILE
         records: dict[str, FileRecord] = {}
@@ -36,34 +37,58 @@ class Journal:
             data = json.loads(path.read_text(encoding="utf-8"))
             if data["key"] == key:
                 records = {name: FileRecord(**one) for name, one in data["files"].items()}
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            pass  # not one of ours, or half of one: nothing in it is believed
+        planned = {file.name for file in layout.files()}
         kept = {
             name: record
             for name, record in records.items()
-            if (partial / name).is_file() and (partial / name).stat().st_size == record.bytes
+            if name in planned
+            and (partial / name).is_file()
+            and (partial / name).stat().st_size == record.bytes
         }
+        return cls.begin(partial, key, kept)
+
+    @classmethod
+    def begin(
+        cls,
+        partial: Path,
+        key: dict[str, Any] | None = None,
+        records: dict[str, FileRecord] | None = None,
+    ) -> Journal:
+        """A journal of the files in ``records``; all others are removed.
+
+        It is written at once: from now on the folder is known to be a conversion's.
+        """
+        journal = cls(partial / JOURNAL_FILE, key or {}, records or {})
         for file in partial.iterdir():
-            if file.is_file() and file.name not in (*kept, JOURNAL_FILE, ".lock"):
+            if file.is_file() and file.name not in (*journal.records, JOURNAL_FILE):
                 file.unlink()
-        return cls(path, key, kept)
+        journal._save()
+        return journal
 
     def add(self, name: str, record: FileRecord) -> None:
         self.records[name] = record
+        self._save()
+
+    def discard(self, name: str) -> None:
+        """Forget a finished file that turned out damaged, so that a restart writes it anew."""
+        del self.records[name]
+        self._save()
+        self._path.with_name(name).unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """The store is complete, and this is no part of it."""
+        self._path.unlink(missing_ok=True)
+
+    def _save(self) -> None:
         data = {"key": self._key, "files": {key: asdict(one) for key, one in self.records.items()}}
-        temporary = self._path.with_name(JOURNAL_FILE + ".tmp")
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(data, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self._path)
+        write_durably(self._path, json.dumps(data).encode())
 
 
 def _key(layout: StoreLayout, source: ModelDirectory) -> dict[str, Any]:
     """What must be the same for finished files to be of use."""
-    patterns = ("*.safetensors", "*.bin", "*.index.json", "config.json")
-    files = sorted({name for pattern in patterns for name in source.names(pattern)})
-    stats = {name: source.file(name).stat() for name in files}
+    stats = {name: source.file(name).stat() for name in ("config.json", *weight_files(source))}
     return {
         "format_version": FORMAT_VERSION,
         "precision": asdict(layout.precision),

@@ -8,9 +8,11 @@ from functools import cached_property
 
 import torch
 
-from xverse_kernels.packing import ExpertLayout, WeightFormat
+from xverse_kernels.packing import ROWS, ExpertLayout, WeightFormat
 from xverse_runtime.config import ModelConfig
-from xverse_runtime.store.manifest import StorePrecision
+from xverse_runtime.errors import IntegrityError, UsageError
+from xverse_runtime.model_dir import ModelDirectory
+from xverse_runtime.store.manifest import Manifest, StorePrecision
 from xverse_runtime.store.shard import TensorSpec
 from xverse_runtime.tensors import EMBEDDING, FINAL_NORM, HEAD, expected_tensors, layer_prefix
 
@@ -45,8 +47,31 @@ class StoreLayout:
         config = self.config
         return config.num_experts + config.num_shared_experts if config.is_moe else 1
 
+    def check(self) -> None:
+        """Raises UsageError: ``store.width`` for widths that the precision cannot hold."""
+        try:
+            if self.config.intermediate_size % ROWS:
+                width = self.config.intermediate_size
+                raise ValueError(f"expert widths must be multiples of {ROWS}, not {width}")
+            for _ in self.files():
+                pass
+        except ValueError as error:
+            raise UsageError("store.width", detail=str(error)) from None
+
+    def check_listed(self, manifest: Manifest, directory: ModelDirectory) -> None:
+        """Raises IntegrityError: ``store.manifest_invalid``: a file of the model, or its
+        configuration, is not in the manifest, or its widths do not fit the precision."""
+        try:
+            self.check()
+            missing = {"config.json", *(file.name for file in self.files())} - manifest.files.keys()
+            detail = f"{', '.join(sorted(missing))} not listed"
+        except UsageError as error:
+            missing, detail = {"config.json"}, str(error.params["detail"])
+        if missing:
+            raise IntegrityError("store.manifest_invalid", path=str(directory.path), detail=detail)
+
     def files(self) -> Iterator[StoreFile]:
-        """Raises ValueError for widths that the precision cannot hold."""
+        """All files in the order they are written; for a layout that passes `check`."""
         yield StoreFile("embedding.safetensors", [self._plain(EMBEDDING, torch.bfloat16)], None)
         for layer in range(self.config.num_layers):
             yield StoreFile(f"layer-{layer:05}.safetensors", self._layer(layer), layer)

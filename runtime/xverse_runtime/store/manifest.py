@@ -85,9 +85,11 @@ class Manifest:
         except (KeyError, TypeError, AttributeError) as error:
             raise _invalid(directory, f"{type(error).__name__}: {error}") from None
         for part, name in asdict(manifest.precision).items():
-            if name not in FORMATS:
+            if not isinstance(name, str) or name not in FORMATS:
                 raise _invalid(directory, f"{part} in unknown format {name!r}")
         for name, record in manifest.files.items():
+            if type(record.bytes) is not int or not isinstance(record.sha256, str):
+                raise _invalid(directory, f"the record of {name} is not a size and a digest")
             _check_size(directory, name, record)
         return manifest
 

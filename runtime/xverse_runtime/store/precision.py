@@ -8,6 +8,7 @@ from time import perf_counter
 import torch
 
 from xverse_runtime.config import ModelConfig
+from xverse_runtime.errors import UsageError
 from xverse_runtime.store.layout import StoreLayout
 from xverse_runtime.store.manifest import StorePrecision
 
@@ -48,11 +49,17 @@ def choose_precision(config: ModelConfig, read_bandwidth: float) -> tuple[str, f
 
     Returns:
         Name of the preset, and the tokens per second predicted for it.
+
+    Raises:
+        UsageError: ``store.width``: the widths fit no precision.
     """
     rates: dict[str, float] = {}
     for name, preset in PRESETS.items():
-        with suppress(ValueError):  # a width that this precision cannot hold
+        with suppress(UsageError):  # a width that this precision cannot hold
+            StoreLayout(config, preset).check()
             rates[name] = read_bandwidth / bytes_per_token(config, preset)
+    if not rates:
+        StoreLayout(config, PRESETS["bf16"]).check()  # which says what is wrong
     name = next((name for name, rate in rates.items() if rate >= READING_SPEED), [*rates][-1])
     return name, rates[name]
 

@@ -93,7 +93,31 @@ class ShardWriter:
             return
         size = len(self._header) + self._expected
         self._temporary.replace(self._path)
+        sync_directory(self._path.parent)
         self.record = FileRecord(size, self._hash.hexdigest())
+
+
+def write_durably(path: Path, data: bytes) -> FileRecord:
+    """Write a small file, on disk when this returns; it is never there half."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_directory(path.parent)
+    return FileRecord(len(data), hashlib.sha256(data).hexdigest())
+
+
+def sync_directory(folder: Path) -> None:
+    """Make the names in ``folder`` survive a power cut, as fsync does a file's bytes."""
+    if os.name == "nt":  # directories cannot be opened there, and need not be
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def shard_bytes(specs: list[TensorSpec]) -> int:

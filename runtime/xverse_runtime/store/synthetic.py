@@ -8,7 +8,6 @@ routers see directions at random, which spreads tokens evenly over the experts.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +19,20 @@ from torch import Tensor
 from xverse_kernels.packing import CHUNK_COLUMNS, ROWS, ExpertLayout, WeightFormat
 from xverse_kernels.quantise import GROUP
 from xverse_runtime.config import ModelConfig
-from xverse_runtime.store.layout import EXPERTS, StoreLayout
+from xverse_runtime.model_dir import ModelDirectory
+from xverse_runtime.store.journal import Journal
+from xverse_runtime.store.layout import EXPERTS, StoreFile, StoreLayout
 from xverse_runtime.store.manifest import MANIFEST_FILE, FileRecord, Manifest, StorePrecision
-from xverse_runtime.store.shard import ShardWriter, TensorSpec, shard_bytes
-from xverse_runtime.store.verify import hash_file
+from xverse_runtime.store.place import (
+    check_space,
+    partial_of,
+    publish,
+    refuse_existing,
+    refuse_foreign,
+    sole_writer,
+    writing,
+)
+from xverse_runtime.store.shard import ShardWriter, TensorSpec, shard_bytes, write_durably
 from xverse_runtime.types import LoadProgress, ProgressCallback
 
 A4_2B: dict[str, Any] = {
@@ -49,7 +58,7 @@ A4_2B: dict[str, Any] = {
 }
 SHAPES = {"a4.2b": A4_2B}
 TOKENIZER_FILES = ("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json")
-# Standard deviation of uniform integers: sqrt((levels^2 - 1) / 12 + mean^2), mean -1/2 or 1/2.
+# Root mean square of the integers: uniform from -8 to 7; from -127 to 127, -127 twice as often.
 DEVIATION = {4: 4.637, 8: 73.9}
 POOL_BYTES = 2**24
 
@@ -103,15 +112,46 @@ def write_synthetic_store(
         tokenizer_from: directory whose tokenizer the store gets; its ids are a subset.
         seed: the same seed gives the same bytes.
         progress: told the bytes written.
+
+    Raises:
+        UsageError: ``store.target_exists``, ``store.width``, ``store.busy`` or
+            ``store.not_writable``.
+        ResourceError: ``store.disk_full``, before the start or in the middle.
     """
-    config = ModelConfig.from_dict(shape)
-    layout = StoreLayout(config, precision)
-    partial = output.with_name(output.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    layout = StoreLayout(ModelConfig.from_dict(shape), precision)
+    layout.check()
+    tokenizer = ModelDirectory.open(tokenizer_from)
+    small = {name: tokenizer.read_bytes(name) for name in TOKENIZER_FILES}
+    small["config.json"] = json.dumps(shape, indent=2).encode()
     files = list(layout.files())
+    total = sum(shard_bytes(file.specs) for file in files)
+    partial = partial_of(output)
+    with writing(partial, total), sole_writer(output):
+        refuse_existing(output)
+        refuse_foreign(partial, tokenizer.path)
+        partial.mkdir(exist_ok=True)
+        # nothing of a run that was interrupted is of use: its random numbers would be other ones
+        journal = Journal.begin(partial)
+        check_space(partial, total)
+        records = _write_files(partial, files, layout, SyntheticSource.seeded(seed), progress)
+        for name, data in small.items():
+            records[name] = write_durably(partial / name, data)
+        manifest = Manifest(precision, {"name": "synthetic"}, records)
+        write_durably(partial / MANIFEST_FILE, manifest.to_json().encode())
+        journal.remove()
+        publish(partial, output)
+    progress(LoadProgress(total, total))
+    return manifest
+
+
+def _write_files(
+    partial: Path,
+    files: list[StoreFile],
+    layout: StoreLayout,
+    source: SyntheticSource,
+    progress: ProgressCallback,
+) -> dict[str, FileRecord]:
     total, done = sum(shard_bytes(file.specs) for file in files), 0
-    source = SyntheticSource.seeded(seed)
     records: dict[str, FileRecord] = {}
     for file in files:
         with ShardWriter(partial / file.name, file.specs) as writer:
@@ -122,16 +162,7 @@ def write_synthetic_store(
                     progress(LoadProgress(done, total))
         assert writer.record is not None
         records[file.name] = writer.record
-    (partial / "config.json").write_text(json.dumps(shape, indent=2))
-    for name in TOKENIZER_FILES:
-        shutil.copyfile(tokenizer_from / name, partial / name)
-    for name in ("config.json", *TOKENIZER_FILES):
-        records[name] = hash_file(partial / name)
-    manifest = Manifest(precision, {"name": "synthetic"}, records)
-    (partial / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
-    partial.rename(output)
-    progress(LoadProgress(total, total))
-    return manifest
+    return records
 
 
 def _pieces(spec: TensorSpec, layout: StoreLayout, source: SyntheticSource) -> Iterator[Tensor]:
@@ -184,6 +215,8 @@ def _packed_matrix(rows: int, columns: int, form: WeightFormat, source: Syntheti
         integers, scales = ROWS * width * form.bits // 8, ROWS * width // GROUP * 2
         start = first * ROWS * form.bits // 8 + first // GROUP * ROWS * 2
         span = blocks[:, start : start + chunks * (integers + scales)]
+        if form.bits == 8:  # a byte is q + 128, and q is never -128
+            span.view(len(blocks), chunks, -1)[:, :, :integers].clamp_(min=1)
         view = span.view(len(blocks), chunks, -1)[:, :, integers:]
         signs = (view[:, :, 1::2] & 1).to(torch.float16) * 2 - 1
         view.copy_((signs * scale).half().view(torch.uint8).view(view.shape))

@@ -35,9 +35,10 @@ def open_store(
         dtype: of the activations; norms are brought to it, experts come out of their blocks in it.
 
     Raises:
-        IntegrityError: ``checkpoint.corrupt`` or ``store.tensors``.
+        IntegrityError: ``checkpoint.corrupt``, ``store.tensors`` or ``store.manifest_invalid``.
     """
     layout = StoreLayout(config, manifest.precision)
+    layout.check_listed(manifest, directory)
     tensors: dict[str, Tensor] = {}
     for file in layout.files():
         tensors |= _read_file(directory, file)
