@@ -12,7 +12,7 @@ from xverse_runtime.config import ModelConfig
 from xverse_runtime.kv_cache import KVPool
 from xverse_runtime.model import Decoder
 from xverse_runtime.rope import RotaryTable
-from xverse_runtime.store.precision import PRESETS
+from xverse_runtime.store.manifest import StorePrecision
 from xverse_runtime.store.synthetic import A4_2B
 from xverse_runtime.weights import AttentionWeights, LayerWeights, ModelWeights, MoeWeights
 
@@ -20,19 +20,19 @@ DTYPE = torch.bfloat16
 
 
 def random_decoder(
-    precision: str, layers: int = 28, capacity: int = 8192, sequences: int = 1, backend: str = "auto"
+    parts: StorePrecision, layers: int = 28, capacity: int = 8192
 ) -> tuple[Decoder, KVPool, ModelConfig]:
-    """A decoder of XVERSE-MoE-A4.2B's shape at one of the precision presets."""
+    """A decoder of XVERSE-MoE-A4.2B's shape, and a cache for one sequence."""
     device = torch.device("cuda")
     config = ModelConfig.from_dict({**A4_2B, "num_hidden_layers": layers})
-    kernels: KernelBackend = select_backend(backend, device)
-    weights = _weights(config, precision)
+    kernels: KernelBackend = select_backend("triton", device)
+    weights = _weights(config, parts)
     decoder = Decoder(config, weights, kernels, RotaryTable(config, capacity, device))
-    return decoder, KVPool(config, capacity, DTYPE, device, sequences), config
+    return decoder, KVPool(config, capacity, DTYPE, device), config
 
 
-def _weights(config: ModelConfig, precision: str) -> ModelWeights:
-    parts, hidden = PRESETS[precision], config.hidden_size
+def _weights(config: ModelConfig, parts: StorePrecision) -> ModelWeights:
+    hidden = config.hidden_size
     form, attention = FORMATS[parts.experts], FORMATS[parts.attention]
     layout = ExpertLayout(hidden, config.intermediate_size, form)
     blocks = config.num_experts + config.num_shared_experts

@@ -43,7 +43,9 @@ def random_matrix(rows: int, columns: int, form: WeightFormat, device: str) -> T
     return data
 
 
-def random_packed(rows: int, columns: int, form: WeightFormat, device: str) -> PackedMatrix | Tensor:
+def random_packed(
+    rows: int, columns: int, form: WeightFormat, device: str
+) -> PackedMatrix | Tensor:
     """A matrix [rows, columns] for a linear layer."""
     data = random_matrix(rows, columns, form, device)
     if form.dtype is not None:

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
+import sysconfig
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from xverse_kernels.types import Norm, Projection, Rotary, RoutedTokens, SwigluWeights
+from xverse_kernels.types import (
+    Norm,
+    Projection,
+    Rotary,
+    RoutedTokens,
+    SwigluWeights,
+    TokenChoice,
+)
 
 NAMES = ("reference", "triton")
 
@@ -69,9 +81,7 @@ class KernelBackend(Protocol):
         ``sequences`` and ``positions`` int32 [T]; ``longest`` is at least every position.
         """
 
-    def route(
-        self, x: Tensor, norm: Norm, router: Tensor, top_k: int, shared: int
-    ) -> RoutedTokens:
+    def route(self, x: Tensor, norm: Norm, router: Tensor, top_k: int, shared: int) -> RoutedTokens:
         """Norm the residual stream [T, H] and choose experts; ``router`` [E, H] fp32."""
 
     def experts(
@@ -91,6 +101,26 @@ class KernelBackend(Protocol):
         self, x: Tensor, norm: Norm, experts: Sequence[SwigluWeights], residual: Tensor
     ) -> Tensor:
         """``residual`` plus the one MLP of a dense model, ``experts[0]``, on the normed input."""
+
+    def sampler(self, sequences: int, vocab: int) -> TokenSampler | None:
+        """What chooses tokens without the host, if this backend can."""
+
+
+class TokenSampler(Protocol):
+    """Chooses the next token of each of T sequences, on fixed buffers of the device."""
+
+    @property
+    def tokens(self) -> Tensor:
+        """int64 [T]: what was chosen last; -1 where a logit was not finite."""
+
+    def begin(self, row: int, history: Sequence[int], choice: TokenChoice) -> None:
+        """A new text in sequence ``row``; raises ValueError for a choice that `can_draw` denies."""
+
+    def can_draw(self, choice: TokenChoice) -> bool:
+        """Whether tokens can be chosen this way."""
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Choose by logits fp32 [T, vocab], remember the tokens as seen, and return `tokens`."""
 
 
 def select_backend(requested: str, device: torch.device) -> KernelBackend:
@@ -135,4 +165,15 @@ def why_not_triton(device: torch.device) -> str | None:
     if torch.version.hip is None and torch.cuda.get_device_capability(device) < (7, 5):
         major, minor = torch.cuda.get_device_capability(device)
         return f"Triton needs compute capability 7.5, this GPU has {major}.{minor}"
+    return _why_no_launcher()
+
+
+def _why_no_launcher() -> str | None:
+    """Triton compiles a small C program that starts its kernels."""
+    compilers = [os.environ.get("CC", ""), "cc", "gcc", "clang"]
+    if not any(shutil.which(one) for one in compilers if one):
+        return "Triton needs a C compiler. Debian, Ubuntu: sudo apt install gcc"
+    if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
+        package = f"python{sys.version_info.major}.{sys.version_info.minor}-dev"
+        return f"Triton needs Python's header files. Debian, Ubuntu: sudo apt install {package}"
     return None

@@ -63,9 +63,7 @@ class ReferenceBackend:
             ]
         )
 
-    def route(
-        self, x: Tensor, norm: Norm, router: Tensor, top_k: int, shared: int
-    ) -> RoutedTokens:
+    def route(self, x: Tensor, norm: Norm, router: Tensor, top_k: int, shared: int) -> RoutedTokens:
         normed = reference.rms_norm(x, norm.weight, norm.eps)
         routing = reference.route(normed, router, top_k)
         tokens, experts = x.shape[0], router.shape[0]
@@ -93,3 +91,6 @@ class ReferenceBackend:
     ) -> Tensor:
         normed = reference.rms_norm(x, norm.weight, norm.eps)
         return residual + reference.swiglu(normed, experts[0])
+
+    def sampler(self, sequences: int, vocab: int) -> None:
+        """None: the runtime's own functions choose tokens."""

@@ -59,3 +59,14 @@ class RoutedTokens(NamedTuple):
     weights: Tensor
     expert_ids: Tensor
     logits: Tensor
+
+
+class TokenChoice(NamedTuple):
+    """How the next token is chosen; ``temperature`` 0 takes the likeliest, ``top_k`` 0 all."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    seed: int

@@ -179,6 +179,7 @@ class EngineConfig:
         chat_template: a format's name, a Jinja file or Jinja source; ``None`` finds out.
         prefill_chunk: most prompt tokens computed at once; ``None`` chooses by device.
         threads: CPU threads; ``None`` leaves the choice to torch.
+        cuda_graph: replay decoding steps as CUDA graphs where there are any.
     """
 
     device: str = "auto"
@@ -188,6 +189,7 @@ class EngineConfig:
     chat_template: str | None = None
     prefill_chunk: int | None = None
     threads: int | None = None
+    cuda_graph: bool = True
 
 
 @dataclass(frozen=True)

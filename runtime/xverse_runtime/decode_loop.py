@@ -1,79 +1,121 @@
-"""Decoding on the device: the token that is sampled feeds the next step without the host.
+"""Decoding on the device: the token that is chosen feeds the next step without the host.
 
-One step is a forward pass, sampling, and moving on by one position. On a GPU it is captured once
-as a CUDA graph for each length bucket and replayed; elsewhere the same function simply runs.
+One step is a forward pass, a choice, and moving on by one position. On a GPU it is captured as a
+CUDA graph, once for each length bucket, and replayed; elsewhere the same function simply runs. The
+host reads tokens while the next step is under way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from xverse_kernels.backend import TokenSampler
 from xverse_runtime.kv_cache import KVPool
 from xverse_runtime.model import Decoder
 
-# Attention divides the past into parts by the longest position that a graph has to serve.
-BUCKETS = (256, 1024, 4096, 1 << 30)
+# A graph divides attention's work for the longest past that it serves.
+BUCKETS = (256, 1024, 1 << 30)
 
-Sampler = Callable[[Tensor], Tensor]  # logits fp32 [T, vocab] to token ids int64 [T]
+
+class TokenMailbox:
+    """Token ids on their way from the device to the host, first in, first out."""
+
+    def __init__(self, sequences: int, device: torch.device, depth: int = 2) -> None:
+        """``depth``: how many can be under way at once."""
+        self._is_gpu = device.type == "cuda"
+        shape = (depth, sequences)
+        self._slots = torch.empty(shape, dtype=torch.int64, pin_memory=self._is_gpu)
+        self._events: list[torch.cuda.Event] = []
+        if self._is_gpu:
+            self._events = [torch.cuda.Event() for _ in range(depth)]  # type: ignore[no-untyped-call]
+        self._waiting: deque[int] = deque()
+        self._next = 0
+
+    def clear(self) -> None:
+        """Forget what was not taken."""
+        if self._is_gpu:
+            torch.cuda.current_stream().synchronize()
+        self._waiting.clear()
+
+    def post(self, tokens: Tensor) -> None:
+        """Send int64 [sequences]; does not wait."""
+        slot = self._next
+        assert slot not in self._waiting
+        self._next = (slot + 1) % len(self._slots)
+        self._slots[slot].copy_(tokens, non_blocking=True)
+        if self._is_gpu:
+            self._events[slot].record()
+        self._waiting.append(slot)
+
+    def take(self) -> list[int]:
+        """The oldest tokens; waits until they are here."""
+        slot = self._waiting.popleft()
+        if self._is_gpu:
+            self._events[slot].synchronize()
+        return self._slots[slot].tolist()
 
 
 class DecodeLoop:
-    """The newest token of each of T sequences, and how to get the next one."""
+    """The newest token of each of T sequences, and how to get the next ones."""
 
     def __init__(
-        self,
-        decoder: Decoder,
-        pool: KVPool,
-        sampler: Sampler,
-        sequences: int = 1,
-        *,
-        use_graphs: bool = True,
+        self, decoder: Decoder, pool: KVPool, sampler: TokenSampler, *, use_graphs: bool = True
     ) -> None:
-        """``sampler`` works on fixed buffers and without the host: it becomes part of the graph."""
+        """``pool`` and ``sampler`` are for the same sequences.
+
+        Args:
+            decoder: computes.
+            pool: its keys and values.
+            sampler: works on fixed buffers and without the host: it becomes part of the graph.
+            use_graphs: capture steps as CUDA graphs where there are any.
+        """
         device = decoder.device
         self._decoder = decoder
         self._pool = pool
-        self._sampler = sampler
-        self.tokens = torch.zeros(sequences, dtype=torch.int64, device=device)
+        self.sampler = sampler
+        sequences = pool.sequences
         self.positions = torch.zeros(sequences, dtype=torch.int32, device=device)
         self._sequences = torch.arange(sequences, dtype=torch.int32, device=device)
         self._use_graphs = use_graphs and device.type == "cuda"
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
-        self._memory: tuple[int, int] | None = None
+        self._memory: Any = None  # the graphs' memory pool, one for all
 
     @torch.inference_mode()
-    def step(self, longest: int) -> None:
-        """Replace every token by the one after it.
+    def step(self, longest: int) -> Tensor:
+        """Compute the newest token of every sequence and choose the one after it: int64 [T].
 
         Args:
-            longest: the largest of the positions.
+            longest: the largest of the positions; not beyond the pool's capacity.
         """
-        bucket = next(one for one in BUCKETS if longest <= one)
-        bucket = min(bucket, self._pool.capacity)
+        bucket = min(next(one for one in BUCKETS if longest <= one), self._pool.capacity)
         if not self._use_graphs:
             self._run(bucket)
-            return
-        if bucket not in self._graphs:
-            self._graphs[bucket] = self._capture(bucket)
-        self._graphs[bucket].replay()
+        else:
+            if bucket not in self._graphs:
+                self._graphs[bucket] = self._capture(bucket)
+            self._graphs[bucket].replay()
+        return self.sampler.tokens
 
     def _run(self, bucket: int) -> None:
-        logits = self._decoder.step(
-            self.tokens, self._pool, self._sequences, self.positions, bucket
-        )
-        self.tokens.copy_(self._sampler(logits))
+        self.sampler(self._forward(bucket))
         self.positions.add_(1)
 
+    def _forward(self, bucket: int) -> Tensor:
+        # A sequence that broke off has the token -1, and goes on with another until it is replaced.
+        tokens = self.sampler.tokens.clamp(min=0)
+        return self._decoder.step(tokens, self._pool, self._sequences, self.positions, bucket)
+
     def _capture(self, bucket: int) -> torch.cuda.CUDAGraph:
-        stream = torch.cuda.Stream(self.tokens.device)
+        stream = torch.cuda.Stream(self.positions.device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            # Compiles kernels and sizes buffers. It writes the cache where the first step will
-            # write the same values again, and changes nothing else.
-            self._decoder.step(self.tokens, self._pool, self._sequences, self.positions, bucket)
+            # Compiles kernels and sizes buffers. It writes to the cache what the first step will
+            # write there again, and changes nothing else.
+            self._forward(bucket)
         torch.cuda.current_stream().wait_stream(stream)
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()

@@ -9,8 +9,11 @@ from pathlib import Path
 import torch
 
 from xverse_kernels.backend import BackendUnavailableError, KernelBackend, select_backend
+from xverse_kernels.packing import ROWS
 from xverse_runtime.chat_template import ChatFormat
 from xverse_runtime.config import EngineConfig, ModelConfig
+from xverse_runtime.decode_loop import DecodeLoop
+from xverse_runtime.decoding import TorchSampler
 from xverse_runtime.device import select_device, set_threads
 from xverse_runtime.errors import (
     ContextOverflowError,
@@ -21,12 +24,11 @@ from xverse_runtime.errors import (
 from xverse_runtime.generation import Generation
 from xverse_runtime.generation_config import read_end_tokens, read_sampling_defaults
 from xverse_runtime.kv_cache import KVCache, KVPool
-from xverse_runtime.loading import load_weights, published_name
+from xverse_runtime.loading import load_weights, published_name, weight_bytes
 from xverse_runtime.model import Decoder
 from xverse_runtime.model_dir import ModelDirectory
 from xverse_runtime.rope import RotaryTable
 from xverse_runtime.sampling import check_params
-from xverse_runtime.store.manifest import is_store
 from xverse_runtime.template_choice import choose_chat_format
 from xverse_runtime.tokenizer import Tokenizer, load_tokenizer
 from xverse_runtime.types import (
@@ -42,6 +44,7 @@ from xverse_runtime.types import (
 # Tokens computed between two looks at the cancel flag stay few on the CPU, where they are slow.
 CPU_PREFILL_CHUNK = 128
 GPU_PREFILL_CHUNK = 512
+GPU_WORKSPACE_BYTES = 2**30  # activations of a prefill chunk, and torch's own
 
 
 @dataclass(frozen=True)
@@ -70,10 +73,12 @@ class Engine:
         bytes_per_token: int,
         prefill_chunk: int,
         notes: tuple[str, ...],
+        loop: DecodeLoop | None = None,
     ) -> None:
         self._decoder = decoder
         self._cache = cache
         self._text = text
+        self._loop = loop
         self._prefill_chunk = prefill_chunk
         self._running: Generator[GenerationChunk, None, None] | None = None
         self.model_name = model_name
@@ -109,20 +114,28 @@ class Engine:
         model = ModelConfig.from_dir(directory)
         context_length = _context_length(model, config)
         text = _load_text_parts(directory, model, config, model_name)
-        device, device_reason = select_device(config.device)
-        if config.device == "auto" and is_store(directory):
-            device, device_reason = torch.device("cpu"), "packed weights run on the CPU, for now"
-        kernels = _select_kernels(config.backend, device)
+        device, device_reason = _choose_device(directory, model, config, context_length)
+        kernels = _select_kernels(config, model, device)
+        on_gpu = device.type == "cuda"
         loaded = load_weights(
-            directory, model, config.precision, device, context_length, progress or _ignore
+            directory,
+            model,
+            config.precision,
+            device,
+            context_length,
+            progress or _ignore,
+            blocks=kernels.name != "reference",
         )
         threads = set_threads(config.threads, loaded.nbytes, device)
         rotary = RotaryTable(model, context_length, device)
-        chunk = CPU_PREFILL_CHUNK if device.type == "cpu" else GPU_PREFILL_CHUNK
+        chunk = GPU_PREFILL_CHUNK if on_gpu else CPU_PREFILL_CHUNK
+        decoder = Decoder(model, loaded.weights, kernels, rotary)
+        pool = KVPool(model, context_length, loaded.dtype, device)
         return cls(
-            Decoder(model, loaded.weights, kernels, rotary),
-            KVCache(KVPool(model, context_length, loaded.dtype, device)),
+            decoder,
+            KVCache(pool),
             text,
+            loop=_decode_loop(decoder, pool, kernels, config) if on_gpu else None,
             model_name=model_name or model.source_name or published_name(directory),
             device=str(device),
             precision=loaded.precision,
@@ -191,6 +204,7 @@ class Engine:
             end_token_ids=() if ignore_end else self._text.end_token_ids,
             prefill_chunk=self._prefill_chunk,
             cancel=cancel or CancelFlag(),
+            loop=self._loop,
         )
         self._running = generation.chunks()
         return self._running
@@ -239,13 +253,53 @@ def _load_text_parts(
     )
 
 
-def _select_kernels(requested: str, device: torch.device) -> KernelBackend:
+def _choose_device(
+    directory: ModelDirectory, model: ModelConfig, config: EngineConfig, context_length: int
+) -> tuple[torch.device, str]:
+    """The device and the reason; `auto` takes a GPU only if the model fits."""
+    device, reason = select_device(config.device)
+    if config.device != "auto" or device.type == "cpu":
+        return device, reason
+    needed = weight_bytes(directory, model, config.precision)
+    needed += KVPool.bytes_needed(model, context_length, torch.bfloat16) + GPU_WORKSPACE_BYTES
+    free = torch.cuda.mem_get_info(device)[0]
+    if needed > free:
+        gib = 2**30
+        sizes = f"the model needs {needed / gib:.1f} GiB, the GPU has {free / gib:.1f} GiB free"
+        return torch.device("cpu"), sizes
+    return device, reason
+
+
+def _select_kernels(
+    config: EngineConfig, model: ModelConfig, device: torch.device
+) -> KernelBackend:
+    requested = config.backend
     try:
+        reason = None
+        if config.precision == "fp32":
+            reason = "it computes in bf16 or fp16, not in fp32"
+        elif model.intermediate_size % ROWS:
+            reason = f"it needs expert widths that are multiples of {ROWS}"
+        if reason is not None and requested == "triton":
+            raise BackendUnavailableError(requested, reason)
+        if reason is not None and requested == "auto":
+            requested = "reference"
         return select_backend(requested, device)
     except BackendUnavailableError as error:
         raise DeviceError(
             "backend.unavailable", backend=error.backend, reason=error.reason
         ) from None
+
+
+def _decode_loop(
+    decoder: Decoder, pool: KVPool, kernels: KernelBackend, config: EngineConfig
+) -> DecodeLoop:
+    sampler = kernels.sampler(pool.sequences, decoder.config.vocab_size)
+    if sampler is None:
+        return DecodeLoop(
+            decoder, pool, TorchSampler(pool.sequences, decoder.device), use_graphs=False
+        )
+    return DecodeLoop(decoder, pool, sampler, use_graphs=config.cuda_graph)
 
 
 def _ignore(_progress: LoadProgress) -> None:

@@ -10,10 +10,12 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from xverse_runtime.errors import GenerationError
+from xverse_kernels.types import TokenChoice
+from xverse_runtime.decode_loop import DecodeLoop
+from xverse_runtime.decoding import Decoding, DeviceDecoding, Drawn, HostDecoding
 from xverse_runtime.kv_cache import KVCache
 from xverse_runtime.model import Decoder
-from xverse_runtime.sampling import choose_token, token_logprob
+from xverse_runtime.sampling import token_logprob
 from xverse_runtime.stop import StopMatcher
 from xverse_runtime.tokenizer import StreamDecoder, Tokenizer
 from xverse_runtime.types import (
@@ -61,14 +63,19 @@ class Generation:
         end_token_ids: Sequence[int],
         prefill_chunk: int,
         cancel: CancelFlag,
+        loop: DecodeLoop | None = None,
     ) -> None:
-        """``prompt_ids`` must be fewer than the cache's capacity; ``params`` checked."""
+        """``prompt_ids`` must be fewer than the cache's capacity; ``params`` checked.
+
+        With a ``loop``, tokens are chosen on its device where it can.
+        """
         self._decoder = decoder
         self._cache = cache
         self._params = params
         self._end_token_ids = frozenset(end_token_ids)
         self._prefill_chunk = prefill_chunk
         self._cancel = cancel
+        self._loop = loop
         self._history = list(prompt_ids)
         self._prompt_tokens = len(prompt_ids)
         room = cache.capacity - len(prompt_ids)
@@ -77,7 +84,6 @@ class Generation:
         # The last prompt token is always computed: its logits choose the first new one.
         self._cached = min(cache.common_prefix(prompt_ids), len(prompt_ids) - 1)
         self._seed = secrets.randbelow(2**32) if params.seed is None else params.seed
-        self._generator = torch.Generator().manual_seed(self._seed)
         self._stream = StreamDecoder(tokenizer)
         self._stops = StopMatcher(params.stop)
         self._clock = _Clock()
@@ -86,17 +92,18 @@ class Generation:
         """A chunk a token; the last one has the finish reason."""
         try:
             started = perf_counter()
-            logits = self._prefill()
+            decoding = self._start(self._prefill())
+            drawn = decoding.next()
             self._clock.prefill_s = perf_counter() - started
             while True:
                 started = perf_counter()
-                chunk = self._next_chunk(logits)
+                chunk = self._chunk_of(drawn)
                 self._clock.decode_s += perf_counter() - started
                 yield chunk
                 if chunk.finish_reason is not None:
                     return
                 started = perf_counter()
-                logits = self._forward([self._history[-1]])
+                drawn = decoding.next()
                 self._clock.decode_s += perf_counter() - started
                 self._clock.decoded += 1
         except _CancelledError:
@@ -104,35 +111,51 @@ class Generation:
             yield self._chunk(self._stops.flush(), finish_reason="interrupted")
 
     def _prefill(self) -> Tensor:
-        """Compute what of the prompt is not cached; logits [vocab] after its last token."""
+        """Compute what of the prompt is not cached; logits [1, vocab] after its last token."""
         self._cache.truncate(self._cached)
         logits = torch.empty(0)
         for start in range(self._cached, self._prompt_tokens, self._prefill_chunk):
             end = min(start + self._prefill_chunk, self._prompt_tokens)
             last = end == self._prompt_tokens
-            logits = self._forward(self._history[start:end], slice(-1, None) if last else slice(0))
+            logits = self._decoder.forward(
+                self._history[start:end],
+                self._cache,
+                logits_for=slice(-1, None) if last else slice(0),
+                between=self._raise_if_cancelled,
+            )
         return logits
 
-    def _forward(self, tokens: list[int], logits_for: slice = slice(-1, None)) -> Tensor:
-        """Logits [chosen tokens, vocab] fp32 on the CPU, where sampling happens."""
-        between = self._raise_if_cancelled
-        logits = self._decoder.forward(tokens, self._cache, logits_for=logits_for, between=between)
-        return logits.cpu()
+    def _start(self, logits: Tensor) -> Decoding:
+        params, loop = self._params, self._loop
+        choice = TokenChoice(
+            params.temperature,
+            params.top_k,
+            params.top_p,
+            params.min_p,
+            params.repetition_penalty,
+            self._seed,
+        )
+        check = self._raise_if_cancelled
+        if loop is not None and params.logprobs is None and loop.sampler.can_draw(choice):
+            return DeviceDecoding(
+                loop, self._cache, logits, self._history, choice, self._limit, check
+            )
+        return HostDecoding(
+            self._decoder, self._cache, logits, self._history, params, self._seed, check
+        )
 
     def _raise_if_cancelled(self) -> None:
         if self._cancel.is_set():
             raise _CancelledError
 
-    def _next_chunk(self, logits: Tensor) -> GenerationChunk:
-        self._raise_if_cancelled()
-        row = logits[-1]
-        if not bool(torch.isfinite(row).all()):
-            raise GenerationError("sampling.non_finite", step=self._completion_tokens)
-        history = torch.tensor(self._history, dtype=torch.int64)
-        token = choose_token(row, history, self._params, self._generator)
+    def _chunk_of(self, drawn: Drawn) -> GenerationChunk:
+        token, row = drawn
         self._history.append(token)
         alternatives = self._params.logprobs
-        logprobs = () if alternatives is None else (token_logprob(row, token, alternatives),)
+        logprobs: tuple[TokenLogprob, ...] = ()
+        if alternatives is not None:
+            assert row is not None
+            logprobs = (token_logprob(row, token, alternatives),)
         if token in self._end_token_ids:
             return self._last_chunk("", token, logprobs, "stop")
         text = self._stops.push(self._stream.push(token))

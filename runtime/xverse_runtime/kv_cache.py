@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from xverse_runtime.config import ModelConfig
 
@@ -27,6 +26,7 @@ class KVPool:
         self.keys = [torch.empty(shape, dtype=dtype, device=device) for _ in layers]
         self.values = [torch.empty(shape, dtype=dtype, device=device) for _ in layers]
         self.capacity = capacity
+        self.sequences = sequences
 
     @staticmethod
     def bytes_needed(

@@ -7,16 +7,18 @@ from math import prod
 
 import torch
 
+from xverse_kernels.packing import BF16, FP16
 from xverse_runtime.checkpoint import read_checkpoint
 from xverse_runtime.config import ModelConfig
 from xverse_runtime.device import DTYPES, QUANTISED, check_memory, select_precision
 from xverse_runtime.errors import DeviceError, UsageError
 from xverse_runtime.kv_cache import KVPool
 from xverse_runtime.model_dir import ModelDirectory
+from xverse_runtime.placement import place_weights
 from xverse_runtime.store.manifest import Manifest, is_store
 from xverse_runtime.store.precision import PRESETS, bytes_per_token
 from xverse_runtime.store.weights import open_store
-from xverse_runtime.tensors import expected_tensors
+from xverse_runtime.tensors import EMBEDDING, expected_tensors
 from xverse_runtime.types import LoadProgress, ProgressCallback
 from xverse_runtime.weights import ModelWeights, assemble_weights
 
@@ -42,6 +44,14 @@ def published_name(directory: ModelDirectory) -> str:
     return Manifest.read(directory).source.get("name", directory.display_name)
 
 
+def weight_bytes(directory: ModelDirectory, config: ModelConfig, precision: str) -> int:
+    """What the weights take on a GPU; nothing is read but a store's manifest."""
+    if is_store(directory):
+        return sum(record.bytes for record in Manifest.read(directory).files.values())
+    parameters = sum(prod(shape) for shape in expected_tensors(config).values())
+    return parameters * (4 if precision == "fp32" else 2)
+
+
 def load_weights(
     directory: ModelDirectory,
     config: ModelConfig,
@@ -49,6 +59,8 @@ def load_weights(
     device: torch.device,
     context_length: int,
     progress: ProgressCallback,
+    *,
+    blocks: bool = False,
 ) -> LoadedWeights:
     """Load what `directory` holds.
 
@@ -60,13 +72,14 @@ def load_weights(
         device: where to compute.
         context_length: for the size of the KV cache.
         progress: told the bytes of weights loaded.
+        blocks: bring the weights to the device in the form of the GPU kernels.
 
     Raises:
         UsageError: ``precision.needs_conversion``, ``precision.other_store`` or
             ``precision.unsupported``.
     """
     load = _load_store if is_store(directory) else _load_checkpoint
-    return load(directory, config, precision, device, context_length, progress)
+    return load(directory, config, precision, device, context_length, progress, blocks)
 
 
 def _load_checkpoint(
@@ -76,6 +89,7 @@ def _load_checkpoint(
     device: torch.device,
     context_length: int,
     progress: ProgressCallback,
+    blocks: bool,
 ) -> LoadedWeights:
     if requested in QUANTISED:
         path = str(directory.path)
@@ -93,7 +107,13 @@ def _load_checkpoint(
         done += count
         progress(LoadProgress(done, total))
 
-    weights = assemble_weights(tensors, config, dtype, device, tell)
+    if blocks:
+        published = tensors[EMBEDDING].dtype
+        views = assemble_weights(tensors, config, published, torch.device("cpu"))
+        form = BF16 if dtype == torch.bfloat16 else FP16
+        weights = place_weights(views, form, dtype, device, tell)
+    else:
+        weights = assemble_weights(tensors, config, dtype, device, tell)
     per_token = bytes_per_token(config, PRESETS["bf16"]) * dtype.itemsize // 2
     return LoadedWeights(weights, dtype, precision, precision, cache_bytes, total, per_token)
 
@@ -105,13 +125,14 @@ def _load_store(
     device: torch.device,
     context_length: int,
     progress: ProgressCallback,
+    blocks: bool,
 ) -> LoadedWeights:
     manifest = Manifest.read(directory)
     made = manifest.precision.experts
     if requested in QUANTISED and requested != made:
         raise UsageError("precision.other_store", precision=requested, stored=made)
-    if device.type != "cpu":
-        reason = "packed weights run on the CPU only, for now"
+    if device.type != "cpu" and not blocks:
+        reason = "packed weights need the Triton kernels there"
         raise DeviceError("device.unavailable", device=device.type, reason=reason)
     total = sum(record.bytes for record in manifest.files.values())
     float_wish = "auto" if requested in QUANTISED else requested
@@ -119,8 +140,17 @@ def _load_store(
     dtype_name = select_precision(float_wish, "bfloat16", parameters, device)
     dtype = DTYPES[dtype_name]
     cache_bytes = KVPool.bytes_needed(config, context_length, dtype)
-    check_memory([], cache_bytes, dtype, device)
+    check_memory([], cache_bytes + (total if blocks else 0), dtype, device)
     weights = open_store(directory, config, manifest, dtype)
+    if blocks:
+        done = 0
+
+        def tell(count: int) -> None:
+            nonlocal done
+            done = min(done + count, total)
+            progress(LoadProgress(done, total))
+
+        weights = place_weights(weights, BF16, dtype, device, tell)
     progress(LoadProgress(total, total))
     parts = manifest.precision
     words = f"experts {made}, attention {parts.attention}, head {parts.head}, maths {dtype_name}"

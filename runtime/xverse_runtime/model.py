@@ -76,6 +76,11 @@ class Decoder:
         ]
 
     @property
+    def kernels(self) -> KernelBackend:
+        """What it computes with."""
+        return self._kernels
+
+    @property
     def device(self) -> torch.device:
         """Where it computes."""
         return self._weights.norm.device
@@ -108,9 +113,7 @@ class Decoder:
 
         def attend(qkv: Tensor, layer: int) -> Tensor:
             keys, values = pool.keys[layer], pool.values[layer]
-            return self._kernels.attend_span(
-                qkv, self._rotary, keys, values, cache.sequence, past
-            )
+            return self._kernels.attend_span(qkv, self._rotary, keys, values, cache.sequence, past)
 
         ids = torch.tensor(tokens, dtype=torch.int64, device=self._weights.embedding.device)
         x = self._embed(ids)
@@ -157,6 +160,4 @@ class Decoder:
     def _head(self, x: Tensor) -> Tensor:
         norm = Norm(self._weights.norm, self.config.rms_norm_eps)
         head = Projection(self._weights.head)
-        return self._kernels.linear(
-            x.contiguous(), [head], norm=norm, out_dtype=torch.float32
-        )
+        return self._kernels.linear(x.contiguous(), [head], norm=norm, out_dtype=torch.float32)

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -188,7 +189,7 @@ def test_a_finished_conversion_is_not_repeated(source: Path, tmp_path: Path) -> 
 
 def touch_weights(source: Path, _output: Path) -> None:
     shard = source / "model-00002-of-00002.safetensors"
-    os.utime(shard, (shard.stat().st_mtime + 3600,) * 2)
+    os.utime(shard, (time.time() + 3600,) * 2)
 
 
 def change_settings(source: Path, _output: Path) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from xverse_kernels.packing import ExpertBlocks, PackedMatrix
 from xverse_kernels.triton import attention, experts, linear
 from xverse_kernels.triton.launch import Workspace
+from xverse_kernels.triton.sampling import DeviceSampler
 from xverse_kernels.triton.tiles import (
     experts_each_tokens,
     gemv_tokens,
@@ -98,9 +99,7 @@ class TritonBackend:
             pdl=self._pdl,
         )
 
-    def route(
-        self, x: Tensor, norm: Norm, router: Tensor, top_k: int, shared: int
-    ) -> RoutedTokens:
+    def route(self, x: Tensor, norm: Norm, router: Tensor, top_k: int, shared: int) -> RoutedTokens:
         return experts.route(
             x, norm.weight, norm.eps, router, top_k, shared, self._workspace, pdl=self._pdl
         )
@@ -129,6 +128,9 @@ class TritonBackend:
             x.new_empty(tokens, 0, dtype=torch.float32),
         )
         return self.experts(routed, experts_, residual)
+
+    def sampler(self, sequences: int, vocab: int) -> DeviceSampler:
+        return DeviceSampler(sequences, vocab, self._workspace.device)
 
 
 def _blocks(experts_: Sequence[SwigluWeights]) -> ExpertBlocks:

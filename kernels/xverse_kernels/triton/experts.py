@@ -87,9 +87,7 @@ def route(
     if tokens > ROUTER_TOKENS:
         normed = F.rms_norm(x, (hidden,), norm, eps)
         logits = F.linear(normed.float(), router)
-        _choose(
-            (tokens,), (logits, expert_ids, weights, RENORMALISE_EPS), sizes, warps=1
-        )
+        _choose((tokens,), (logits, expert_ids, weights, RENORMALISE_EPS), sizes, warps=1)
         return RoutedTokens(normed, weights, expert_ids, logits)
     normed = torch.empty_like(x)
     logits = torch.empty(tokens, experts, dtype=torch.float32, device=device)

@@ -137,9 +137,7 @@ def grouped_gate_up_kernel(
     """
     n_tiles: tl.constexpr = (WIDTH + BLOCK_N - 1) // BLOCK_N
     tile, part = tl.program_id(0) // n_tiles, tl.program_id(0) % n_tiles
-    expert, first, count = find_tile(
-        counts_ptr, starts_ptr, tile, EXPERTS, EXPERTS_PADDED, BLOCK_M
-    )
+    expert, first, count = find_tile(counts_ptr, starts_ptr, tile, EXPERTS, EXPERTS_PADDED, BLOCK_M)
     if count > 0:
         lane = tl.arange(0, BLOCK_M)
         row_ok = lane < count
@@ -192,9 +190,7 @@ def grouped_down_kernel(
     """What each of BLOCK_M sorted pairs adds, before weighting: out [pairs, HIDDEN], unsorted."""
     n_tiles: tl.constexpr = (HIDDEN + BLOCK_N - 1) // BLOCK_N
     tile, part = tl.program_id(0) // n_tiles, tl.program_id(0) % n_tiles
-    expert, first, count = find_tile(
-        counts_ptr, starts_ptr, tile, EXPERTS, EXPERTS_PADDED, BLOCK_M
-    )
+    expert, first, count = find_tile(counts_ptr, starts_ptr, tile, EXPERTS, EXPERTS_PADDED, BLOCK_M)
     if count > 0:
         lane = tl.arange(0, BLOCK_M)
         row_ok = lane < count

@@ -25,7 +25,10 @@ class Workspace:
         self._partials = torch.empty(1 << 20, dtype=torch.float32, device=device)
 
     def partials(self, count: int) -> Tensor:
-        """fp32 [at least ``count``]. Grows, so the largest need must come before a graph capture."""
+        """fp32 [at least ``count``].
+
+        Grows, so the largest need must come before a graph is captured.
+        """
         if self._partials.numel() < count:
             self._partials = torch.empty(count, dtype=torch.float32, device=self.device)
         return self._partials

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from xverse_kernels.triton.launch import Launcher, padded, require_rows
 from xverse_kernels.triton.sampling_kernels import candidates_kernel, draw_kernel
+from xverse_kernels.types import TokenChoice
 
 CANDIDATES = 64  # the largest top-k that is drawn on the device
 BLOCK = 1024
@@ -76,3 +78,34 @@ def sample(logits: Tensor, state: SamplerState) -> Tensor:
         warps=1,
     )
     return state.tokens
+
+
+class DeviceSampler:
+    """See `TokenSampler`: top-k up to CANDIDATES, and greedy."""
+
+    def __init__(self, sequences: int, vocab: int, device: torch.device) -> None:
+        self._state = SamplerState.empty(sequences, vocab, device)
+
+    @property
+    def tokens(self) -> Tensor:
+        return self._state.tokens
+
+    def can_draw(self, choice: TokenChoice) -> bool:
+        return choice.temperature == 0 or 1 <= choice.top_k <= CANDIDATES
+
+    def begin(self, row: int, history: Sequence[int], choice: TokenChoice) -> None:
+        if not self.can_draw(choice):
+            raise ValueError(f"top-k must be 1 to {CANDIDATES} here, not {choice.top_k}")
+        state, device = self._state, self._state.seen.device
+        numbers = (
+            choice.temperature, choice.repetition_penalty, choice.top_p, choice.min_p,
+        )  # fmt: skip
+        state.settings[row] = torch.tensor(numbers, device=device)
+        state.top_k[row] = min(max(choice.top_k, 1), CANDIDATES)
+        state.seeds[row] = choice.seed
+        state.steps[row] = 0
+        state.seen[row] = 0
+        state.seen[row, torch.tensor(history, dtype=torch.int64, device=device)] = 1
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        return sample(logits, self._state)

@@ -69,6 +69,7 @@ ROUTER_EXPERTS = 1  # a program
 ROUTER_TOKENS = 16  # above, torch's fp32 product is faster
 ROUTER_WARPS = 4
 
+
 def attention_tile(longest: int) -> tuple[int, int, int]:
     """(positions a block, warps, parts of the past) for a past of at most ``longest`` positions.
 

@@ -1,0 +1,138 @@
+"""Hugging Face transformers on the same shape, in the same run as ours.
+
+Its `Ernie4_5_Moe` class is this architecture exactly (normalised top-k, fp32 router, shared
+experts); the weights are random.
+"""
+
+from __future__ import annotations
+
+import time
+from statistics import median
+from typing import Any
+
+import torch
+
+from bench.gpu.random_model import random_decoder
+from bench.gpu.runtime import GREEDY, _loop, decode_seconds
+from bench.gpu.table import Report
+from xverse_runtime.kv_cache import KVCache
+from xverse_runtime.store.precision import PRESETS
+
+STEPS = 24
+PROMPT = 512
+
+
+def measure_peer(report: Report, layers: int) -> None:
+    """bf16, one sequence, short context: decoding, and a prompt of 512 tokens."""
+    report.table("bf16, one sequence", ["engine", "tokens/s", "ms for 512 prompt tokens"])
+    _ours(report, layers)
+    model = _model(layers)
+    for experts in ("eager", "batched_mm", "grouped_mm"):
+        try:
+            model.set_experts_implementation(experts)
+            _row(report, f"transformers, experts {experts}", model)
+        except Exception as error:  # a setting that this build lacks is no result of ours
+            report.row(f"transformers, experts {experts}", f"failed: {str(error)[:80]}", "")
+    _compiled(report, model)
+
+
+def _ours(report: Report, layers: int) -> None:
+    decoder, pool, config = random_decoder(PRESETS["bf16"], layers, 1024)
+    seconds = decode_seconds(_loop(decoder, pool, config, GREEDY), 0)
+    ids = [(place * 7919) % 100000 + 4 for place in range(PROMPT)]
+    times = []
+    for _ in range(4):
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        int(decoder.forward(ids, KVCache(pool)).argmax())
+        times.append(time.perf_counter() - started)
+    report.row("xverse", f"{1 / seconds:.1f}", f"{median(times[1:]) * 1e3:.1f}")
+    del decoder, pool
+    torch.cuda.empty_cache()
+
+
+def _model(layers: int) -> Any:
+    import transformers
+    from transformers import Ernie4_5_MoeConfig, Ernie4_5_MoeForCausalLM
+
+    transformers.logging.set_verbosity_error()
+    config = Ernie4_5_MoeConfig(
+        vocab_size=100534,
+        hidden_size=2560,
+        intermediate_size=3456,
+        num_hidden_layers=layers,
+        num_attention_heads=32,
+        num_key_value_heads=32,
+        max_position_embeddings=8192,
+        rms_norm_eps=1e-6,
+        tie_word_embeddings=False,
+        moe_intermediate_size=1728,
+        moe_k=6,
+        moe_num_experts=64,
+        moe_num_shared_experts=2,
+        moe_layer_start_index=0,
+        moe_norm_min=1e-6,
+        pad_token_id=1,
+        bos_token_id=2,
+        eos_token_id=3,
+    )
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device("cuda"), torch.no_grad():
+            return Ernie4_5_MoeForCausalLM(config).eval()
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@torch.inference_mode()
+def _row(report: Report, name: str, model: Any) -> None:
+    from transformers import DynamicCache
+
+    ids = torch.arange(PROMPT, device="cuda")[None] * 97 % 100000 + 4
+    prompt = []
+    for _ in range(4):
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        logits = model(input_ids=ids, use_cache=True, logits_to_keep=1).logits
+        int(logits[0, -1].argmax())
+        prompt.append(time.perf_counter() - started)
+    cache = DynamicCache(config=model.config)
+    token = ids[:, :1]
+    times = []
+    for _ in range(STEPS):
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        out = model(input_ids=token, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        token = out.logits[:, -1:].argmax(-1)
+        torch.cuda.synchronize()
+        times.append(time.perf_counter() - started)
+    report.row(name, f"{1 / median(times[4:]):.1f}", f"{median(prompt[1:]) * 1e3:.1f}")
+
+
+@torch.inference_mode()
+def _compiled(report: Report, model: Any) -> None:
+    """Its own fastest settings: a static cache, and the forward pass compiled with CUDA graphs."""
+    from transformers import StaticCache
+
+    try:
+        for experts in ("batched_mm", "grouped_mm"):
+            model.set_experts_implementation(experts)
+            cache = StaticCache(config=model.config, max_cache_len=1024)
+            torch._dynamo.reset()
+            forward = torch.compile(model.forward, mode="reduce-overhead", fullgraph=False)
+            token = torch.full((1, 1), 5, device="cuda")
+            times = []
+            for step in range(STEPS):
+                place = torch.tensor([[step]], device="cuda")
+                torch.cuda.synchronize()
+                started = time.perf_counter()
+                out = forward(
+                    input_ids=token, position_ids=place, past_key_values=cache, use_cache=True
+                )
+                token = out.logits[:, -1:].argmax(-1).clone()
+                torch.cuda.synchronize()
+                times.append(time.perf_counter() - started)
+            rate = f"{1 / median(times[8:]):.1f}"
+            report.row(f"transformers compiled, static cache, experts {experts}", rate, "")
+    except Exception as error:
+        report.row("transformers compiled", f"failed: {str(error)[:80]}", "")

@@ -1,0 +1,154 @@
+"""Where the tokens of a reply come from, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from xverse_kernels.types import TokenChoice
+from xverse_runtime.decode_loop import DecodeLoop, TokenMailbox
+from xverse_runtime.errors import GenerationError
+from xverse_runtime.kv_cache import KVCache
+from xverse_runtime.model import Decoder
+from xverse_runtime.sampling import choose_token
+from xverse_runtime.types import SamplingParams
+
+Checkpoint = Callable[[], None]
+
+
+class Drawn(NamedTuple):
+    """A token, and the logits [vocab] it was chosen by where the host has them."""
+
+    token: int
+    logits: Tensor | None
+
+
+class Decoding(Protocol):
+    """The tokens after a prompt. After each, all tokens before it are in the cache."""
+
+    def next(self) -> Drawn:
+        """Raises GenerationError ``sampling.non_finite``, or what the checkpoint raises."""
+
+
+class HostDecoding:
+    """Token by token: compute, then choose by the logits."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        cache: KVCache,
+        logits: Tensor,
+        history: Sequence[int],
+        params: SamplingParams,
+        seed: int,
+        between: Checkpoint,
+    ) -> None:
+        """``logits`` [1, vocab] follow the last of ``history``; ``between`` may raise."""
+        self._decoder = decoder
+        self._cache = cache
+        self._logits: Tensor | None = logits
+        self._history = list(history)
+        self._prompt_tokens = len(history)
+        self._params = params
+        self._generator = torch.Generator(logits.device).manual_seed(seed)
+        self._between = between
+
+    def next(self) -> Drawn:
+        self._between()
+        if self._logits is None:
+            self._logits = self._decoder.forward(
+                self._history[-1:], self._cache, between=self._between
+            )
+        row, self._logits = self._logits[-1], None
+        if not bool(torch.isfinite(row).all()):
+            step = len(self._history) - self._prompt_tokens
+            raise GenerationError("sampling.non_finite", step=step)
+        history = torch.tensor(self._history, dtype=torch.int64, device=row.device)
+        token = choose_token(row, history, self._params, self._generator)
+        self._history.append(token)
+        return Drawn(token, row)
+
+
+class DeviceDecoding:
+    """One step ahead of the reader: while the host looks at a token, the next is computed.
+
+    A reader that stops leaves one step unread. It wrote to the cache beyond what is committed,
+    where the next forward pass writes anew.
+    """
+
+    def __init__(
+        self,
+        loop: DecodeLoop,
+        cache: KVCache,
+        logits: Tensor,
+        history: Sequence[int],
+        choice: TokenChoice,
+        limit: int,
+        between: Checkpoint,
+    ) -> None:
+        """Like `HostDecoding`; at most ``limit`` tokens, which must fit into the cache."""
+        self._loop = loop
+        self._cache = cache
+        self._between = between
+        self._limit = limit
+        self._mailbox = TokenMailbox(1, logits.device)
+        loop.sampler.begin(cache.sequence, history, choice)
+        loop.positions[cache.sequence] = len(history)
+        self._position = len(history)
+        self._mailbox.post(loop.sampler(logits))
+        self._computed = 1
+        self._last: int | None = None
+        self._read = 0
+
+    def next(self) -> Drawn:
+        self._between()
+        if self._computed < self._limit:
+            self._mailbox.post(self._loop.step(self._position))
+            self._position += 1
+            self._computed += 1
+        (token,) = self._mailbox.take()
+        if token < 0:
+            raise GenerationError("sampling.non_finite", step=self._read)
+        if self._last is not None:
+            self._cache.commit([self._last])
+        self._last = token
+        self._read += 1
+        return Drawn(token, None)
+
+
+class TorchSampler:
+    """`TokenSampler` by the functions of `sampling`, for backends without one of their own."""
+
+    def __init__(self, sequences: int, device: torch.device) -> None:
+        self.tokens = torch.zeros(sequences, dtype=torch.int64, device=device)
+        self._histories: list[list[int]] = [[] for _ in range(sequences)]
+        self._params = [SamplingParams()] * sequences
+        self._generators = [torch.Generator(device) for _ in range(sequences)]
+
+    def can_draw(self, choice: TokenChoice) -> bool:
+        return True
+
+    def begin(self, row: int, history: Sequence[int], choice: TokenChoice) -> None:
+        self._histories[row] = list(history)
+        self._generators[row].manual_seed(choice.seed)
+        self._params[row] = SamplingParams(
+            temperature=choice.temperature,
+            top_k=choice.top_k,
+            top_p=choice.top_p,
+            min_p=choice.min_p,
+            repetition_penalty=choice.repetition_penalty,
+        )
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        for row, history in enumerate(self._histories):
+            if not bool(torch.isfinite(logits[row]).all()):
+                self.tokens[row] = -1
+                continue
+            seen = torch.tensor(history, dtype=torch.int64, device=logits.device)
+            token = choose_token(logits[row], seen, self._params[row], self._generators[row])
+            history.append(token)
+            self.tokens[row] = token
+        return self.tokens

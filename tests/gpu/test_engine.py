@@ -1,0 +1,94 @@
+"""The engine on a GPU: the same replies as on the CPU, with graphs and without."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from xverse_runtime.config import EngineConfig
+from xverse_runtime.demo import demo_directory
+from xverse_runtime.engine import Engine
+from xverse_runtime.types import CancelFlag, Message, SamplingParams
+
+QUESTIONS = ["What is a mixture of experts?", "你好", "How do I quit?"]
+GREEDY = SamplingParams(temperature=0, max_new_tokens=48)
+
+
+def load(**settings: object) -> Engine:
+    return Engine.load(demo_directory(), EngineConfig(**settings))  # type: ignore[arg-type]
+
+
+def reply(engine: Engine, question: str, params: SamplingParams = GREEDY) -> list[int]:
+    ids = engine.encode_chat([Message("user", question)])
+    return [token for chunk in engine.generate(ids, params) for token in chunk.token_ids]
+
+
+def agreement(one: list[int], other: list[int]) -> float:
+    same = sum(a == b for a, b in zip(one, other, strict=False))
+    return same / max(len(one), len(other))
+
+
+def test_the_gpu_answers_like_the_cpu() -> None:
+    gpu, cpu = load(device="cuda"), load(device="cpu")
+    assert any("triton" in note for note in gpu.notes)
+    for question in QUESTIONS:
+        assert agreement(reply(gpu, question), reply(cpu, question)) > 0.9
+
+
+def test_fp32_on_the_gpu_is_exact() -> None:
+    gpu, cpu = load(device="cuda", precision="fp32"), load(device="cpu", precision="fp32")
+    for question in QUESTIONS:
+        assert reply(gpu, question) == reply(cpu, question)
+
+
+def test_graphs_change_nothing() -> None:
+    graphs, plain = load(device="cuda"), load(device="cuda", cuda_graph=False)
+    sampled = SamplingParams(temperature=0.8, top_k=20, max_new_tokens=48, seed=5)
+    for question in QUESTIONS:
+        for params in (GREEDY, sampled):
+            first = reply(graphs, question, params)
+            assert reply(plain, question, params) == first
+            assert reply(graphs, question, params) == first
+
+
+def test_a_broken_off_reply_leaves_the_cache_usable() -> None:
+    engine = load(device="cuda")
+    expected = reply(engine, QUESTIONS[0])
+    ids = engine.encode_chat([Message("user", QUESTIONS[0])])
+    for stop_after in (1, 2, 5):
+        cancel = CancelFlag()
+        seen = []
+        for chunk in engine.generate(ids, GREEDY, cancel):
+            seen += chunk.token_ids
+            if len(seen) == stop_after:
+                cancel.set()
+        assert seen == expected[:stop_after]
+        assert reply(engine, QUESTIONS[0]) == expected
+
+
+def test_a_thousand_turns_leave_no_memory_behind() -> None:
+    engine = load(device="cuda")
+    short = SamplingParams(temperature=0, max_new_tokens=2)
+    for _ in range(20):
+        reply(engine, QUESTIONS[1], short)
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    for _ in range(1000):
+        reply(engine, QUESTIONS[1], short)
+    torch.cuda.synchronize()
+    assert torch.cuda.memory_allocated() - before < 2**20
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_a_store_on_the_gpu(tmp_path, precision: str) -> None:
+    from xverse_runtime.store.convert import convert_checkpoint
+    from xverse_runtime.store.precision import PRESETS
+
+    output = tmp_path / "store"
+    convert_checkpoint(demo_directory(), output, PRESETS[precision])
+    gpu = Engine.load(output, EngineConfig(device="cuda"))
+    cpu = Engine.load(output, EngineConfig(device="cpu"))
+    assert gpu.precision == precision
+    assert gpu.device.startswith("cuda")
+    for question in QUESTIONS:
+        assert agreement(reply(gpu, question), reply(cpu, question)) > 0.8

@@ -1,0 +1,205 @@
+"""Kernels at the true shapes against fp64, on fresh random inputs; every element written; no race."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("triton")
+
+from bench.gpu.kernels import DIM, DTYPE, EXPERTS, HEADS, HIDDEN, SHARED, TOP_K, VOCAB, WIDTH
+from bench.gpu.kernels import random_routing as routing
+from bench.gpu.parity import TOLERANCE, experts_in_fp64, relative_error
+from bench.gpu.random_weights import random_experts, random_packed
+from xverse_kernels import reference
+from xverse_kernels.packing import FORMATS, ExpertBlocks, ExpertLayout, PackedMatrix
+from xverse_kernels.reference_backend import ReferenceBackend
+from xverse_kernels.types import Norm, Projection, Rotary, TokenChoice
+
+FORMS = ["bf16", "int8", "int4"]
+ROUNDS = 20
+
+
+@pytest.fixture(autouse=True)
+def fresh_inputs() -> None:
+    torch.seed()
+
+
+@pytest.fixture
+def backend():
+    from xverse_kernels.triton.backend import TritonBackend
+
+    return TritonBackend(torch.device("cuda"))
+
+
+@pytest.fixture
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """New memory is full of NaN, so whatever a kernel leaves unwritten shows."""
+    real = torch.empty
+
+    def empty(*args: object, **kwargs: object) -> Tensor:
+        tensor: Tensor = real(*args, **kwargs)  # type: ignore[call-overload]
+        if tensor.is_floating_point():
+            tensor.fill_(float("nan"))
+        return tensor
+
+    monkeypatch.setattr(torch, "empty", empty)
+    monkeypatch.setattr(
+        torch, "empty_like", lambda x: empty(x.shape, dtype=x.dtype, device=x.device)
+    )
+    yield
+
+
+def same_every_time(compute: Callable[[], Tensor]) -> Tensor:
+    first = compute()
+    for _ in range(ROUNDS):
+        assert torch.equal(compute(), first)
+    return first
+
+
+def random_blocks(form: str) -> ExpertBlocks:
+    layout = ExpertLayout(HIDDEN, WIDTH, FORMATS[form])
+    return random_experts(EXPERTS + SHARED, layout, DTYPE, "cuda")
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("tokens", [1, 2, 3, 8, 17, 100])
+@pytest.mark.usefixtures("poisoned")
+def test_experts(backend, form: str, tokens: int) -> None:
+    blocks, routed = random_blocks(form), routing(tokens, among=8)
+    zero = torch.zeros_like(routed.normed)
+    found = same_every_time(lambda: backend.experts(routed, blocks, zero))
+    assert relative_error(found, experts_in_fp64(blocks, routed)) < TOLERANCE
+
+
+@pytest.mark.parametrize("tokens", [1, 40])
+@pytest.mark.usefixtures("poisoned")
+def test_an_absent_expert_adds_nothing(backend, tokens: int) -> None:
+    blocks, routed = random_blocks("int4"), routing(tokens, among=8)
+    absent = int(routed.expert_ids[0, 0])
+    blocks.table[absent] = -1
+    weights = routed.weights.masked_fill(routed.expert_ids == absent, 0)
+    blocks.blocks[absent] = 0xFF  # not a number, were it read
+    zero = torch.zeros_like(routed.normed)
+    found = backend.experts(routed, blocks, zero)
+    assert bool(torch.isfinite(found).all())
+    blocks.blocks[absent] = 0
+    expected = experts_in_fp64(blocks, routed._replace(weights=weights))
+    assert relative_error(found, expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("rows", [3 * HIDDEN, HIDDEN, VOCAB])
+@pytest.mark.parametrize("tokens", [1, 3, 33])
+@pytest.mark.usefixtures("poisoned")
+def test_linear(backend, form: str, rows: int, tokens: int) -> None:
+    matrix = random_packed(rows, HIDDEN, FORMATS[form], "cuda")
+    x = torch.randn(tokens, HIDDEN, device="cuda", dtype=DTYPE)
+    norm = Norm(torch.rand(HIDDEN, device="cuda", dtype=DTYPE) + 0.5, 1e-6)
+    residual = torch.randn(tokens, rows, device="cuda", dtype=DTYPE)
+    found = same_every_time(
+        lambda: backend.linear(x, [Projection(matrix)], norm=norm, residual=residual)
+    )
+    if isinstance(matrix, PackedMatrix):
+        packed = PackedMatrix(matrix.data.cpu(), rows, HIDDEN, matrix.form)
+        dense = packed.to_dense(torch.float32).double()
+    else:
+        dense = matrix.cpu().double()
+    wide = x.cpu().double()
+    normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-6) * norm.weight.cpu()
+    expected = normed @ dense.T + residual.cpu().double()
+    assert relative_error(found, expected) < TOLERANCE
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("tokens", [1, 5, 64])
+def test_router(backend, tokens: int) -> None:
+    x = torch.randn(tokens, HIDDEN, device="cuda", dtype=DTYPE)
+    norm = Norm(torch.rand(HIDDEN, device="cuda", dtype=DTYPE) + 0.5, 1e-6)
+    router = torch.randn(EXPERTS, HIDDEN, device="cuda")
+    routed = backend.route(x, norm, router, TOP_K, SHARED)
+    logits = routed.normed.cpu().double() @ router.cpu().double().T
+    assert relative_error(routed.logits, logits) < 1e-5
+    expected = ReferenceBackend().route(x, norm, router, TOP_K, SHARED)
+    assert relative_error(routed.normed, expected.normed) < TOLERANCE
+    chosen = reference.route(routed.normed, router, TOP_K)
+    # two logits that differ by less than rounding may change places
+    same = (routed.expert_ids[:, :TOP_K] == chosen.expert_ids).float().mean()
+    assert same > 0.98
+    assert relative_error(routed.weights[:, :TOP_K], chosen.weights) < TOLERANCE
+    assert routed.expert_ids[:, TOP_K:].tolist() == [[EXPERTS, EXPERTS + 1]] * tokens
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("past", [0, 1, 100, 257, 1023, 5000, 8190])
+def test_decode_attention(backend, past: int) -> None:
+    capacity, tokens = 8192, 2
+    keys, values = (
+        torch.randn(tokens, HEADS, capacity, DIM, device="cuda", dtype=DTYPE) for _ in range(2)
+    )
+    keys[:, :, past:] = float("nan")
+    values[:, :, past:] = float("nan")
+    angles = torch.rand(capacity, DIM // 2, device="cuda") * 6
+    angles = torch.cat((angles, angles), dim=1)
+    rotary = Rotary(angles.cos(), angles.sin())
+    qkv = torch.randn(tokens, 3 * HEADS * DIM, device="cuda", dtype=DTYPE)
+    sequences = torch.tensor([1, 0], device="cuda", dtype=torch.int32)
+    positions = torch.tensor([past, past // 2], device="cuda", dtype=torch.int32)
+    expected_cache = keys.clone(), values.clone()
+    found = same_every_time(
+        lambda: backend.attend_each(qkv, rotary, keys, values, sequences, positions, past)
+    )
+    expected = ReferenceBackend().attend_each(
+        qkv.float(), rotary, *(one.float() for one in expected_cache), sequences, positions, past
+    )
+    assert relative_error(found, expected) < TOLERANCE
+    assert bool(torch.isfinite(keys[1, :, past]).all())
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize(("tokens", "past"), [(1, 0), (7, 0), (512, 0), (100, 1000), (1, 33)])
+def test_prefill_attention(backend, tokens: int, past: int) -> None:
+    capacity = 2048
+    shape = (1, HEADS, capacity, DIM)
+    keys, values = (torch.randn(shape, device="cuda", dtype=DTYPE) for _ in range(2))
+    angles = torch.rand(capacity, DIM // 2, device="cuda") * 6
+    angles = torch.cat((angles, angles), dim=1)
+    rotary = Rotary(angles.cos(), angles.sin())
+    qkv = torch.randn(tokens, 3 * HEADS * DIM, device="cuda", dtype=DTYPE)
+    wide = keys.float(), values.float()
+    found = backend.attend_span(qkv, rotary, keys, values, 0, past)
+    expected = ReferenceBackend().attend_span(qkv.float(), rotary, *wide, 0, past)
+    assert relative_error(found, expected) < TOLERANCE
+    assert relative_error(keys[0, :, : past + tokens], wide[0][0, :, : past + tokens]) < TOLERANCE
+
+
+def test_sampling_follows_the_distribution(backend) -> None:
+    from xverse_runtime.sampling import token_probabilities
+    from xverse_runtime.types import SamplingParams
+
+    logits = torch.randn(1, VOCAB, device="cuda") * 3
+    history = logits[0].topk(3).indices[:2].tolist()
+    for top_k, top_p, min_p in ((30, 0.85, 0.0), (5, 1.0, 0.0), (64, 0.95, 0.05), (1, 0.5, 0.0)):
+        params = SamplingParams(
+            temperature=0.8, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=1.1
+        )
+        expected = token_probabilities(logits[0].cpu(), torch.tensor(history), params)
+        sampler = backend.sampler(1, VOCAB)
+        draws = []
+        for seed in range(2000):
+            sampler.begin(0, history, TokenChoice(0.8, top_k, top_p, min_p, 1.1, seed))
+            draws.append(sampler(logits).clone())
+        counts = torch.bincount(torch.cat(draws).cpu(), minlength=VOCAB).double()
+        kept = expected > 0
+        assert counts[~kept].sum() == 0
+        wanted = 2000 * expected[kept].double()
+        excess = ((counts[kept] - wanted) ** 2 / wanted).sum() / kept.sum()
+        assert excess < 3
+    greedy = backend.sampler(1, VOCAB)
+    greedy.begin(0, [], TokenChoice(0.0, 0, 1.0, 0.0, 1.0, 0))
+    assert int(greedy(logits)) == int(logits.argmax())
+    logits[0, 77] = float("nan")
+    assert int(greedy(logits)) == -1
