@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import triton.language as tl
 from torch import Tensor
 from triton import knobs
 
@@ -75,6 +76,11 @@ def require_rows(*tensors: Tensor) -> None:
 def padded(size: int) -> int:
     """The next power of two."""
     return 1 << (size - 1).bit_length()
+
+
+def triton_dtype(dtype: torch.dtype) -> Any:
+    """Triton's name of a torch dtype."""
+    return getattr(tl, str(dtype).removeprefix("torch."))
 
 
 class Launcher:

@@ -82,6 +82,14 @@ def attention_tile(longest: int) -> tuple[int, int, int]:
     return 16, 2, 32
 
 
+PREFILL_ATTENTION = GemmTile(m=128, n=64, k=0, warps=8, stages=3)
+
+
+def torch_attends(tokens: int, past: int) -> bool:
+    """Whether torch's attention is faster than ours for so many new tokens after so many."""
+    return True
+
+
 def grouped_tile(bits: int, pairs_per_expert: float) -> GemmTile:
     """By how many pairs an expert has on average: small tiles waste less on padding."""
     if bits > 8:
