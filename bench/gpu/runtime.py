@@ -17,7 +17,7 @@ from xverse_kernels.types import TokenChoice
 from xverse_runtime.config import EngineConfig, ModelConfig
 from xverse_runtime.decode_loop import DecodeLoop
 from xverse_runtime.demo import demo_directory
-from xverse_runtime.engine import Engine
+from xverse_runtime.engine import GPU_PREFILL_CHUNK, Engine
 from xverse_runtime.kv_cache import KVCache, KVPool
 from xverse_runtime.model import Decoder
 from xverse_runtime.store.manifest import StorePrecision
@@ -27,7 +27,7 @@ from xverse_runtime.store.synthetic import A4_2B, write_synthetic_store
 CONTEXTS = (0, 1000, 4000, 8100)
 PROMPTS = (128, 512, 2048, 8000)
 CAPACITY = 8192
-CHUNK = 512
+CHUNK = GPU_PREFILL_CHUNK
 BATCH = 8
 LOADED_LAYERS = 8
 GREEDY = TokenChoice(0.0, 0, 1.0, 0.0, 1.0, 0)
