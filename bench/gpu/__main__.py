@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
 from pathlib import Path
 
 import torch
@@ -47,13 +46,9 @@ def heading(what: str) -> list[str]:
     """What the figures were measured with."""
     import triton
 
-    commit = subprocess.run(
-        ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-    ).stdout.strip()
-    made = f", commit {commit}" if commit else ""
     return [
         f"`python -m bench.gpu {what}` on {torch.cuda.get_device_name()},"
-        f" torch {torch.__version__}, triton {triton.__version__}{made}"
+        f" torch {torch.__version__}, triton {triton.__version__}"
     ]
 
 

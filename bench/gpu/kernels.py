@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import cycle, islice
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.bias import causal_lower_right
 
 from bench.gpu.parity import check_experts
 from bench.gpu.random_weights import random_experts, random_packed
@@ -17,6 +19,7 @@ from xverse_kernels.packing import FORMATS, ExpertBlocks, ExpertLayout, WeightFo
 from xverse_kernels.triton import attention, experts, linear, sampling
 from xverse_kernels.triton.backend import TritonBackend
 from xverse_kernels.triton.launch import Workspace
+from xverse_kernels.triton.tiles import GemmTile
 from xverse_kernels.types import Norm, Projection, RoutedTokens
 
 HIDDEN, WIDTH, EXPERTS, SHARED, TOP_K, VOCAB = 2560, 1728, 64, 2, 6, 100534
@@ -24,6 +27,12 @@ HEADS, DIM = 32, 80
 DTYPE = torch.bfloat16
 FEW = (1, 2, 4, 8)
 MANY = (16, 64, 512, 4096)
+PREFILL_TILES = (
+    GemmTile(128, 64, 0, 8, 3),
+    GemmTile(64, 64, 0, 4, 3),
+    GemmTile(128, 128, 0, 8, 2),
+    GemmTile(128, 64, 0, 4, 3),
+)
 L2_BYTES = 200 * 2**20  # rotate over more than any L2 cache holds
 
 
@@ -173,7 +182,7 @@ def _torch_grouped(bench: _Bench) -> None:
         pairs = tokens * (TOP_K + SHARED)
         x = torch.randn(pairs, HIDDEN, device="cuda", dtype=DTYPE)
         w = torch.randn(count, 2 * WIDTH, HIDDEN, device="cuda", dtype=DTYPE)
-        ends = torch.linspace(pairs // count, pairs, count, device="cuda").round().to(torch.int32)
+        ends = (torch.arange(1, count + 1, device="cuda") * pairs // count).to(torch.int32)
         flops = 4 * pairs * HIDDEN * WIDTH
         calls = [lambda x=x, w=w, ends=ends: grouped(x, w.transpose(1, 2), offs=ends)] * 3
         size = w.numel() * 2
@@ -216,17 +225,38 @@ def _attention(bench: _Bench) -> None:
             for k, v in zip(keys, values, strict=True)
         ]
         bench.row("attention", f"1 token, {past} past", calls, past * HEADS * DIM * 4)
-    for tokens, past in ((512, 0), (512, 7168)):
-        many = torch.randn(tokens, 3 * HEADS * DIM, device="cuda", dtype=DTYPE)
-        calls = [
-            lambda k=k, v=v, many=many, past=past: attention.attend_span(
-                many, cos, sin, k[0], v[0], past
+    for tokens, past in ((64, 0), (512, 0), (64, 4096), (512, 1536), (512, 7168)):
+        q = torch.randn(HEADS, tokens, DIM, device="cuda", dtype=DTYPE)
+        ways = {"torch": torch_attention} | {
+            f"{tile.m} x {tile.n}, {tile.warps} warps": partial(
+                attention.prefill_attention, tile=tile
             )
-            for k, v in zip(keys, values, strict=True)
-        ]
+            for tile in PREFILL_TILES
+        }
         pairs = tokens * past + tokens * (tokens + 1) // 2
         size = (past + tokens) * HEADS * DIM * 4
-        bench.row(
-            "attention, torch", f"{tokens} tokens, {past} past", calls, size,
-            4 * pairs * HEADS * DIM,
-        )  # fmt: skip
+        for name, way in ways.items():
+            calls = [
+                lambda k=k, v=v, way=way, q=q, past=past: way(q, k[0], v[0], past)
+                for k, v in zip(keys, values, strict=True)
+            ]
+            bench.row(
+                f"attention, {name}", f"{tokens} tokens, {past} past", calls, size,
+                4 * pairs * HEADS * DIM,
+            )  # fmt: skip
+
+
+def torch_attention(q: Tensor, keys: Tensor, values: Tensor, past: int) -> Tensor:
+    """Like `prefill_attention`, by the fastest of torch's own kernels."""
+    heads, tokens, dim = q.shape
+    length = past + tokens
+    mask = causal_lower_right(tokens, length) if past and tokens > 1 else None
+    mixed = F.scaled_dot_product_attention(
+        q.unsqueeze(0),
+        keys[None, :, :length],
+        values[None, :, :length],
+        attn_mask=mask,
+        is_causal=past == 0 and tokens > 1,
+        enable_gqa=heads != keys.shape[0],
+    )
+    return mixed[0].transpose(0, 1).reshape(tokens, heads * dim)

@@ -27,13 +27,12 @@ def measure_peer(report: Report, layers: int) -> None:
     report.table("bf16, one sequence", ["engine", "tokens/s", "ms for 512 prompt tokens"])
     _ours(report, layers)
     model = _model(layers)
-    for experts in ("eager", "batched_mm", "grouped_mm"):
+    for experts in ("eager", "grouped_mm"):  # batched_mm copies the experts of every token
         try:
             model.set_experts_implementation(experts)
             _row(report, f"transformers, experts {experts}", model)
         except Exception as error:  # a setting that this build lacks is no result of ours
             report.row(f"transformers, experts {experts}", f"failed: {str(error)[:80]}", "")
-    _compiled(report, model)
 
 
 def _ours(report: Report, layers: int) -> None:
@@ -107,32 +106,3 @@ def _row(report: Report, name: str, model: Any) -> None:
         torch.cuda.synchronize()
         times.append(time.perf_counter() - started)
     report.row(name, f"{1 / median(times[4:]):.1f}", f"{median(prompt[1:]) * 1e3:.1f}")
-
-
-@torch.inference_mode()
-def _compiled(report: Report, model: Any) -> None:
-    """Its own fastest settings: a static cache, and the forward pass compiled with CUDA graphs."""
-    from transformers import StaticCache
-
-    try:
-        for experts in ("batched_mm", "grouped_mm"):
-            model.set_experts_implementation(experts)
-            cache = StaticCache(config=model.config, max_cache_len=1024)
-            torch._dynamo.reset()
-            forward = torch.compile(model.forward, mode="reduce-overhead", fullgraph=False)
-            token = torch.full((1, 1), 5, device="cuda")
-            times = []
-            for step in range(STEPS):
-                place = torch.tensor([[step]], device="cuda")
-                torch.cuda.synchronize()
-                started = time.perf_counter()
-                out = forward(
-                    input_ids=token, position_ids=place, past_key_values=cache, use_cache=True
-                )
-                token = out.logits[:, -1:].argmax(-1).clone()
-                torch.cuda.synchronize()
-                times.append(time.perf_counter() - started)
-            rate = f"{1 / median(times[8:]):.1f}"
-            report.row(f"transformers compiled, static cache, experts {experts}", rate, "")
-    except Exception as error:
-        report.row("transformers compiled", f"failed: {str(error)[:80]}", "")

@@ -16,6 +16,7 @@ def microseconds(calls: Sequence[Callable[[], object]], replays: int = REPLAYS) 
     All of them go into one CUDA graph, so that nothing of the host's launching is measured.
     """
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for call in calls:
             call()

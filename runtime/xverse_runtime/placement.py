@@ -118,9 +118,11 @@ class _Placer:
         for block, expert in zip(blocks, experts, strict=True):
             gate_up = block[: layout.gate_up_bytes].view(self._form.dtype)
             pairs = gate_up.view(width // ROWS, 2, ROWS, hidden)
-            for place, matrix in ((0, expert.gate), (1, expert.up)):
-                pairs[:, place] = self._tensor(matrix).view(width // ROWS, ROWS, hidden)
             end = layout.gate_up_bytes + layout.down_bytes
-            down = block[layout.gate_up_bytes : end].view(self._form.dtype)
-            down.view(hidden, width).copy_(self._tensor(expert.down))
+            down = block[layout.gate_up_bytes : end].view(self._form.dtype).view(hidden, width)
+            parts = [self._tensor(part) for part in expert]
+            self.uploader.finish()
+            pairs[:, 0] = parts[0].view(width // ROWS, ROWS, hidden)
+            pairs[:, 1] = parts[1].view(width // ROWS, ROWS, hidden)
+            down.copy_(parts[2])
         return ExpertBlocks(blocks, layout, self._dtype)

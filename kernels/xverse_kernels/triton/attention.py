@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.bias import causal_lower_right
 
 from xverse_kernels.triton.attention_kernels import (
     decode_attention_kernel,
     rotate_and_cache_kernel,
 )
-from xverse_kernels.triton.launch import Launcher, Workspace, padded, require_rows
-from xverse_kernels.triton.tiles import attention_tile
+from xverse_kernels.triton.launch import Launcher, Workspace, padded, require_rows, triton_dtype
+from xverse_kernels.triton.prefill_kernels import prefill_attention_kernel
+from xverse_kernels.triton.tiles import (
+    PREFILL_ATTENTION,
+    GemmTile,
+    attention_tile,
+)
 
 ROTATE_HEADS = 16
 _decode_attention = Launcher(decode_attention_kernel)
 _rotate_and_cache = Launcher(rotate_and_cache_kernel)
+_prefill_attention = Launcher(prefill_attention_kernel)
 
 
 def attend_each(
@@ -118,14 +122,38 @@ def attend_span(
             "BLOCK": ROTATE_HEADS,
         },
     )
-    length = past + tokens
-    mask = causal_lower_right(tokens, length) if past and tokens > 1 else None
-    mixed = F.scaled_dot_product_attention(
-        q.unsqueeze(0),
-        keys[None, :, :length],
-        values[None, :, :length],
-        attn_mask=mask,
-        is_causal=past == 0 and tokens > 1,
-        enable_gqa=heads != kv_heads,
+    return prefill_attention(q, keys, values, past)
+
+
+def prefill_attention(
+    q: Tensor, keys: Tensor, values: Tensor, past: int, *, tile: GemmTile | None = None
+) -> Tensor:
+    """Causal attention of rotated queries [heads, T, head_dim] over a cache that has their keys.
+
+    Returns:
+        [T, heads * head_dim].
+    """
+    heads, tokens, dim = q.shape
+    kv_heads, capacity, _ = keys.shape
+    tile = tile or PREFILL_ATTENTION
+    wide = padded(dim) if padded(dim) == dim else padded(dim) // 2
+    rest = dim - wide
+    narrow = max(16, padded(rest)) if rest else 0
+    out = torch.empty(tokens, heads * dim, dtype=q.dtype, device=q.device)
+    _prefill_attention(
+        (-(-tokens // tile.m), heads),
+        (q, keys, values, out, past, tokens, capacity),
+        {
+            "HEADS": heads,
+            "KV_HEADS": kv_heads,
+            "DIM": dim,
+            "WIDE": max(16, wide),
+            "NARROW": narrow,
+            "BLOCK_M": tile.m,
+            "BLOCK_N": tile.n,
+            "DOT": triton_dtype(q.dtype),
+        },
+        warps=tile.warps,
+        stages=tile.stages,
     )
-    return mixed[0].transpose(0, 1).reshape(tokens, heads * dim)
+    return out

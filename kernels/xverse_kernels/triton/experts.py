@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-import triton.language as tl
 from torch import Tensor
 
 from xverse_kernels.packing import ExpertBlocks
@@ -23,6 +22,7 @@ from xverse_kernels.triton.launch import (
     matrix_unit,
     padded,
     require_rows,
+    triton_dtype,
 )
 from xverse_kernels.triton.router_kernels import choose_kernel, router_kernel
 from xverse_kernels.triton.tiles import (
@@ -229,7 +229,7 @@ def experts_grouped(
     empty = torch.empty if width == layout.width else torch.zeros
     h = empty(pairs, width, dtype=dtype, device=device)
     tiles = min(pairs, pairs // tile.m + count)
-    dot = tl.float32 if dtype == torch.float32 else getattr(tl, str(dtype).removeprefix("torch."))
+    dot = triton_dtype(dtype)
     sorted_pairs = (order, counts, starts, experts.table, weights, scales)
     of_experts = {"EXPERTS": count, "EXPERTS_PADDED": padded(count)}
     gate_rows = tile.n // 2  # and as many rows of up

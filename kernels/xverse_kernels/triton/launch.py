@@ -6,6 +6,7 @@ import functools
 from typing import Any
 
 import torch
+import triton.language as tl
 from torch import Tensor
 from triton import knobs
 
@@ -99,6 +100,11 @@ def matrix_unit(device: torch.device) -> MatrixUnit:
 def padded(size: int) -> int:
     """The next power of two."""
     return 1 << (size - 1).bit_length()
+
+
+def triton_dtype(dtype: torch.dtype) -> Any:
+    """Triton's name of a torch dtype."""
+    return getattr(tl, str(dtype).removeprefix("torch."))
 
 
 class Launcher:
