@@ -26,6 +26,7 @@ REGISTERS: dict[tuple[str, int, int], int] = {
     ("down", 4, 0): 72,
     # keys, values and a running sum of a row in every thread; 16 warps
     ("decode_attention", 0, 0): 128,
+    ("prefill_attention", 0, 64): 200,
     ("router", 0, 0): 64,
     ("choose", 0, 0): 40,
     ("rotate_and_cache", 0, 0): 64,
@@ -60,11 +61,13 @@ REGISTERS: dict[tuple[str, int, int], int] = {
     ("grouped_down", 4, 64): 168,
     ("grouped_down", 4, 128): 224,
 }
-# Programs of the grouped kernels that a multiprocessor runs at a time at the least, where a tile
-# was chosen for it: by matrix unit, bits and rows.
+# Programs that a multiprocessor runs at a time at the least, where a tile was chosen for that: by
+# matrix unit, bits of the weights and rows.
 PROGRAMS = {
+    ("wgmma", 0, 64): 3,
     ("wgmma", 16, 32): 3,
     ("wgmma", 16, 64): 2,
+    ("mma", 0, 64): 2,
     ("mma", 16, 32): 2,
     ("mma", 16, 64): 2,
     ("mma", 8, 32): 2,
@@ -166,6 +169,8 @@ def wide_loads_needed(launch: Launch) -> tuple[int, bool]:
     of, kernel, threads = launch.constant, name_of(launch), launch.threads
     if kernel == "decode_attention":
         return 2 * of["BLOCK"] * of["DIM_PADDED"] * 2 // (16 * threads), True
+    if kernel == "prefill_attention":
+        return 2 * of["BLOCK_N"] * of["DIM"] * 2 // (16 * threads), True
     if kernel == "router":
         return of["TILE"] * of["HIDDEN_PADDED"] * 4 // (16 * threads), False
     if kernel == "combine":
@@ -193,7 +198,7 @@ def _packed(words: int, threads: int) -> int:
 
 
 def _matrix(build: Build) -> Iterator[str]:
-    if not name_of(build.launch).startswith("grouped"):
+    if not build.launch.has_products:
         return
     unit = TARGETS[build.target].unit
     if not build.matrix:

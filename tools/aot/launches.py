@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tools.aot.targets import Target
 from xverse_kernels.packing import ExpertBlocks, ExpertLayout, PackedMatrix, WeightFormat
-from xverse_kernels.triton import backend, experts
+from xverse_kernels.triton import attention, backend, experts
 from xverse_kernels.triton.backend import TritonBackend
 from xverse_kernels.triton.launch import Launcher
 from xverse_kernels.types import Projection, Rotary
@@ -60,6 +60,11 @@ class Launch:
         return int(self.constant.get("BITS", 0))
 
     @property
+    def has_products(self) -> bool:
+        """Whether it multiplies matrices."""
+        return "DOT" in self.constant
+
+    @property
     def threads(self) -> int:
         return 32 * self.warps
 
@@ -102,7 +107,8 @@ def recording(target: Target) -> Iterator[list[Launch]]:
 
     with ExitStack() as stack:
         stack.enter_context(patch.object(Launcher, "__call__", record))
-        stack.enter_context(patch.object(experts, "matrix_unit", lambda _: target.unit))
+        for module in (attention, experts):
+            stack.enter_context(patch.object(module, "matrix_unit", lambda _: target.unit))
         stack.enter_context(patch.object(backend, "supports_pdl", lambda _: target.pdl))
         yield launches
 

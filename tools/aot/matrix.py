@@ -21,15 +21,15 @@ JOBS = 2
 def launches(target: Target) -> list[Launch]:
     """What a target has to compile, in every weight format.
 
-    Compute capability 7.5 has fp16 only, and there triton multiplies matrices without matrix
-    instructions: its grouped products are left out.
+    Compute capability 7.5 has fp16 only, and triton multiplies matrices there without matrix
+    instructions: kernels that do are left out.
     """
     old = target.capability == 75
     dtype, dense = (torch.float16, FP16) if old else (torch.bfloat16, BF16)
     found: dict[Launch, None] = {}
     for form in (dense, INT8, INT4):
         found.update(dict.fromkeys(record(target, dtype, form)))
-    return [one for one in found if not (old and one.kernel.startswith("grouped"))]
+    return [one for one in found if not (old and one.has_products)]
 
 
 def one_tile(versions: Sequence[Launch]) -> list[Launch]:

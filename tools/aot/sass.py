@@ -9,6 +9,7 @@ from dataclasses import dataclass
 LINE = re.compile(
     r"^\s*/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?(\S+)\s*(.*?);?\s*/\*", re.MULTILINE
 )
+SCHEDULING = re.compile(r"\s+[&?]")  # older versions print it after the operands
 TARGET = re.compile(r"0x([0-9a-f]+)$")
 # global to registers; global to shared memory
 WIDE_LOAD = re.compile(r"^(LDG\.E|LDGSTS\.E)(\..*)?\.128")
@@ -30,7 +31,7 @@ class Instruction:
 def parse(listing: str) -> list[Instruction]:
     """The instructions of a listing with one function."""
     return [
-        Instruction(int(address, 16), name.rstrip(";"), operands.strip())
+        Instruction(int(address, 16), name.rstrip(";"), SCHEDULING.split(operands)[0].rstrip(" ;"))
         for address, name, operands in LINE.findall(listing)
     ]
 

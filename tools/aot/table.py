@@ -27,7 +27,9 @@ def describe(launch: Launch) -> str:
         parts.append(f"int{launch.bits}" if launch.bits <= 8 else "16 bit")
     if "BLOCK_M" in of:
         columns = of["BLOCK_N"] * (2 if name == "grouped_gate_up" else 1)
-        parts.append(f"{of['BLOCK_M']} × {columns} × {of['BLOCK_K']}, {launch.stages} stages")
+        sizes = [of["BLOCK_M"], columns, *([of["BLOCK_K"]] if "BLOCK_K" in of else [])]
+        stages = f"{launch.stages} stage{'s' * (launch.stages > 1)}"
+        parts.append(f"{' × '.join(map(str, sizes))}, {stages}")
     elif "ROWS" in of:
         parts.append(f"{of['ROWS']} × {of['BLOCK']}")
     elif "BLOCK" in of:

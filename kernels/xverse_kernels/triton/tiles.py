@@ -83,16 +83,21 @@ def attention_tile(longest: int) -> tuple[int, int, int]:
     return 16, 2, 32
 
 
-# Faster than torch's attention (cuDNN and flash) at every length measured, by 1.3 to 2.8 times.
-PREFILL_ATTENTION = GemmTile(m=64, n=64, k=0, warps=4, stages=3)
-
-
 # What multiplies matrices decides how many registers and how much shared memory a tile takes:
 # groups of warps on compute capability 9, tensor memory on 10 and 11, single warps on all others.
 MatrixUnit = Literal["wgmma", "tcgen05", "mma", "wmma"]
 # (up to how many pairs an expert has on average, tile): small tiles waste less on padding.
 Choice = tuple[tuple[float, GemmTile], ...]
 MANY = float("inf")
+
+# Faster than torch's attention (cuDNN and flash) at every length measured, by 1.3 to 2.8 times.
+PREFILL_ATTENTION: dict[MatrixUnit, GemmTile] = {
+    "wgmma": GemmTile(m=64, n=64, k=0, warps=4, stages=3),
+    "tcgen05": GemmTile(m=64, n=64, k=0, warps=4, stages=3),
+    "mma": GemmTile(m=64, n=64, k=0, warps=4, stages=2),
+    "wmma": GemmTile(m=64, n=32, k=0, warps=8, stages=2),
+}
+
 DENSE_LARGE: Choice = (
     (32, GemmTile(32, 128, 64, 4, 4)),
     (128, GemmTile(64, 128, 64, 4, 4)),
@@ -118,11 +123,20 @@ PACKED_SMALL: Choice = (
 )
 GROUPED: dict[MatrixUnit, dict[int, Choice]] = {
     "wgmma": {16: DENSE_LARGE, 8: PACKED_LARGE, 4: PACKED_LARGE},
-    # the eight products of int4 words take twice its tensor memory at 128 x 128
+    # eight warps, or registers do not last; at 128 x 128 the eight products of int4 words would
+    # take twice the tensor memory there is
     "tcgen05": {
         16: DENSE_LARGE,
-        8: PACKED_LARGE,
-        4: (*PACKED_LARGE[:-1], (MANY, GemmTile(128, 64, 64, 4, 2))),
+        8: (
+            *PACKED_LARGE[:2],
+            (128, GemmTile(64, 128, 64, 8, 2)),
+            (MANY, GemmTile(128, 128, 64, 8, 2)),
+        ),
+        4: (
+            *PACKED_LARGE[:2],
+            (128, GemmTile(64, 128, 64, 8, 2)),
+            (MANY, GemmTile(128, 64, 64, 4, 2)),
+        ),
     },
     "mma": {16: DENSE_SMALL, 8: PACKED_SMALL, 4: PACKED_SMALL},
     # operands wait in registers there, so that only small tiles do without scratch memory
