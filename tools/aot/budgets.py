@@ -6,9 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tools.aot.build import Build
-from tools.aot.launches import Launch
 from tools.aot.targets import KB, TARGETS
+from tools.aot.types import Build, Launch
 
 # Most registers of a thread, by kernel, bits of its weights and rows of its tile. A multiprocessor
 # has 65536, so 64 registers let 32 warps wait for memory at a time, 72 28, 128 16, and 168 12.

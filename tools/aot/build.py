@@ -7,7 +7,6 @@ import re
 import subprocess
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +15,11 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from tools.aot import sass
-from tools.aot.launches import Launch
 from tools.aot.targets import Target
+from tools.aot.types import Build, Launch
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 AMD_WIDE_LOADS = ("global_load_b128", "buffer_load_b128")
-
-
-@dataclass(frozen=True)
-class Build:
-    """Counts of the machine code; bytes of memory. An ``error`` leaves the counts at zero."""
-
-    target: str
-    launch: Launch
-    error: str = ""
-    registers: int = 0
-    stack: int = 0
-    local_accesses: int = 0
-    shared: int = 0
-    instructions: int = 0
-    wide_loads: int = 0
-    matrix: int = 0
-    matrix_names: tuple[str, ...] = ()
-    tensor_memory: int = 0  # columns
-    loop: int = 0  # instructions of the main loop
-    loop_wide_loads: int = 0
-    seconds: float = 0.0
 
 
 def build(launch: Launch, target: Target) -> Build:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tools.aot.targets import Target
+from tools.aot.types import Launch, type_name
 from xverse_kernels.packing import ExpertBlocks, ExpertLayout, PackedMatrix, WeightFormat
 from xverse_kernels.triton import attention, backend, experts
 from xverse_kernels.triton.backend import TritonBackend
@@ -28,53 +29,6 @@ CAPACITY = 32768
 # Every way to divide the work by tokens and by the past: a test holds them against tiles.py.
 TOKENS = (1, 8, 32, 64, 512, 4096)
 LONGEST = (256, 1024, CAPACITY)
-TYPE_NAMES = {
-    torch.bfloat16: "*bf16",
-    torch.float16: "*fp16",
-    torch.float32: "*fp32",
-    torch.int8: "*i8",
-    torch.int32: "*i32",
-    torch.int64: "*i64",
-}
-
-
-@dataclass(frozen=True)
-class Launch:
-    """One compiled version of a kernel."""
-
-    module: str
-    kernel: str
-    signature: tuple[tuple[str, str], ...]  # argument and type
-    constants: tuple[tuple[str, Any], ...]
-    warps: int
-    stages: int
-    pdl: bool
-
-    @property
-    def constant(self) -> dict[str, Any]:
-        return dict(self.constants)
-
-    @property
-    def bits(self) -> int:
-        """Of a weight; 0 for kernels without weights."""
-        return int(self.constant.get("BITS", 0))
-
-    @property
-    def has_products(self) -> bool:
-        """Whether it multiplies matrices."""
-        return "DOT" in self.constant
-
-    @property
-    def threads(self) -> int:
-        return 32 * self.warps
-
-    @property
-    def types(self) -> dict[str, str]:
-        return dict(self.signature)
-
-
-class UnspecialisedError(AssertionError):
-    """An integer argument that triton would specialise, so that versions differ by its value."""
 
 
 @contextmanager
@@ -111,17 +65,6 @@ def recording(target: Target) -> Iterator[list[Launch]]:
             stack.enter_context(patch.object(module, "matrix_unit", lambda _: target.unit))
         stack.enter_context(patch.object(backend, "supports_pdl", lambda _: target.pdl))
         yield launches
-
-
-def type_name(name: str, arg: Any, kernel: Any) -> str:
-    """As triton's signatures spell it."""
-    if isinstance(arg, Tensor):
-        return TYPE_NAMES[arg.dtype]
-    if isinstance(arg, float):
-        return "fp32"
-    if name not in kernel.do_not_specialize:
-        raise UnspecialisedError(f"{kernel.__name__}: {name} is missing in do_not_specialize")
-    return "i32"
 
 
 def record(target: Target, dtype: torch.dtype, form: WeightFormat) -> list[Launch]:

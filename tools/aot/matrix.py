@@ -10,9 +10,10 @@ from concurrent.futures import ProcessPoolExecutor
 
 import torch
 
-from tools.aot.build import Build, build
-from tools.aot.launches import Launch, record
+from tools.aot.build import build
+from tools.aot.launches import record
 from tools.aot.targets import TARGETS, Target
+from tools.aot.types import Build, Launch
 from xverse_kernels.packing import BF16, FP16, INT4, INT8
 
 JOBS = 2

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from importlib import metadata
 from pathlib import Path
 
-import triton
-
 from tools.aot.budgets import name_of
-from tools.aot.build import Build
-from tools.aot.launches import Launch
 from tools.aot.targets import TARGETS
+from tools.aot.types import Build, Launch
 
 BEGIN = "<!-- builds: made by `make aot-table` -->"
 END = "<!-- end of builds -->"
+
+
+def triton_version() -> str:
+    return metadata.version("triton")
 
 
 def describe(launch: Launch) -> str:
@@ -54,7 +56,7 @@ def rows(builds: Iterable[Build]) -> dict[str, dict[str, str]]:
 
 def render(builds: Iterable[Build]) -> str:
     lines = [
-        f"triton {triton.__version__}",
+        f"triton {triton_version()}",
         "",
         f"| kernel | {' | '.join(TARGETS)} |",
         f"|---{'|---' * len(TARGETS)}|",
