@@ -17,7 +17,7 @@ if [ -n "$version" ]; then
     if [ ! -e "$folder/.complete" ]; then
         echo "Installing triton $version into $folder (0.2 GB to download)" >&2
         rm -rf "$folder"
-        PIP_USER=0 PIP_CONSTRAINT='' "$python" -m pip install --disable-pip-version-check --quiet \
+        PIP_USER=0 "$python" -m pip install --disable-pip-version-check --quiet \
             --no-deps --target "$folder" "triton==$version" </dev/null >&2
         : >"$folder/.complete"
     fi

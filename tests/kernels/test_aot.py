@@ -78,7 +78,8 @@ def test_document_shows_these_builds(few: list[Build]) -> None:
         pytest.skip(f"the table is of triton {version}")
     for one in few:
         name = table.describe(one.launch)
-        assert rows[name][one.target] == table.cell(one), f"{name}: make aot-table renews it"
+        shown = rows.get(name, {}).get(one.target)
+        assert shown == table.cell(one), f"{name}: make aot-table renews it"
 
 
 def document() -> str:

@@ -187,7 +187,7 @@ def wide_loads_needed(launch: Launch) -> tuple[int, bool]:
             return _packed(rows * of["BLOCK"], threads), True
         columns = of[{"linear": "K", "gate_up": "HIDDEN", "down": "WIDTH"}[kernel]]
         rounds = -(-columns // of["BLOCK"])  # all of them unrolled, and one load of x in each
-        return rounds * ((rows + 1) * of["BLOCK"] * 2 // (16 * threads)), kernel == "down"
+        return rounds * (rows + 1) * of["BLOCK"] * 2 // (16 * threads), kernel == "down"
     return 0, False
 
 
