@@ -25,7 +25,7 @@ REGISTERS: dict[tuple[str, int, int], int] = {
     ("down", 4, 0): 72,
     # keys, values and a running sum of a row in every thread; 16 warps
     ("decode_attention", 0, 0): 128,
-    ("prefill_attention", 0, 64): 200,
+    ("prefill_attention", 0, 64): 208,
     ("router", 0, 0): 64,
     ("choose", 0, 0): 40,
     ("rotate_and_cache", 0, 0): 64,
