@@ -94,6 +94,18 @@ def check_memory(
         )
 
 
+def out_of_memory(device: torch.device, error: BaseException) -> ResourceError:
+    """The error for a device whose memory ran out, with what torch says about it."""
+    free = held = 0
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+        held = torch.cuda.memory_allocated(device)
+    detail = str(error).split(". ")[0]
+    return ResourceError(
+        "memory.exhausted", device=str(device), free_bytes=free, held_bytes=held, detail=detail
+    )
+
+
 def _why_no_cuda() -> str | None:
     if torch.version.cuda is None and torch.version.hip is None:
         return "this build of torch has no GPU support"

@@ -96,6 +96,15 @@ TEXTS: dict[str, str] = {
     "help.bench_prompt": "Length of the prompt.",
     "help.bench_new": "Tokens to generate.",
     "help.bench_rounds": "How often to measure; the medians are shown.",
+    "memory.smaller_context": (
+        "The context is {context_length} tokens instead of {wished}: more does not fit on the GPU."
+    ),
+    "memory.smaller_chunk": (
+        "The GPU's memory is short: the prompt is computed {tokens} tokens at a time from now on."
+    ),
+    "memory.fewer_sequences": (
+        "The GPU's memory is short: {sequences} replies at a time instead of more."
+    ),
     "bench.making": "Making {path}; this is done once.",
     "bench.progress": "Making {shape}",
     "bench.round": "Round {number} of {rounds}",
