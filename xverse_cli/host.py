@@ -42,6 +42,8 @@ def load_engine(
         context_length=settings.context,
         chat_template=settings.chat_template,
         threads=settings.threads,
+        backend=settings.backend,
+        cuda_graph=settings.cuda_graph,
     )
     return Engine.load(
         model.path,

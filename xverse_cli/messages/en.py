@@ -56,6 +56,8 @@ TEXTS: dict[str, str] = {
     "help.chat_template": "Chat format: human-assistant, system-user-assistant, raw,"
     " or a Jinja file.",
     "help.threads": "Processor threads to compute with.",
+    "help.backend": "Kernels to compute with: auto, triton (GPU) or reference (plain torch).",
+    "help.cuda_graph": "Replay decoding steps as CUDA graphs (on); off helps to find faults.",
     "help.system": "A system message that stands before the conversation.",
     "help.temperature": "Randomness; 0 always takes the likeliest token.",
     "help.top_k": "Choose among this many of the likeliest tokens; 0 is all.",
