@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
-from torch import Tensor
+if TYPE_CHECKING:  # the command line's help must not wait for torch
+    from torch import Tensor
 
 FinishReason = Literal["stop", "length", "interrupted"]
 Role = Literal["system", "user", "assistant"]
