@@ -3,11 +3,12 @@
 
 MODEL = demo
 ARGS =
+TRITON =
 VENV = .venv/bin
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help chat test test-slow test-gpu dev lint format docs clean distclean
+.PHONY: help chat test test-slow test-gpu aot aot-table dev lint format docs clean distclean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -21,13 +22,21 @@ test: ## install what is missing, then run the tests (minutes)
 	@sh tools/install.sh test
 	@$(VENV)/python -m pytest -m 'not slow and not gpu' $(ARGS)
 
-test-slow: ## the tests that take longer (up to 40 minutes)
+test-slow: ## the tests that take longer (up to 50 minutes)
 	@sh tools/install.sh test
 	@sh tools/test_tier.sh slow $(ARGS)
 
 test-gpu: ## the tests that need a GPU
 	@sh tools/install.sh test
 	@sh tools/test_tier.sh gpu $(ARGS)
+
+aot: ## compile all kernels for all GPUs, with another triton: TRITON=3.6.0
+	@sh tools/install.sh test
+	@sh tools/aot.sh "$(TRITON)" $(ARGS)
+
+aot-table: ## the same with the installed triton, renewing the table in docs/kernels.md
+	@sh tools/install.sh test
+	@$(VENV)/python -m tools.aot --table docs/kernels.md
 
 dev: ## set up .venv for working on the code
 	@sh tools/install.sh test

@@ -9,7 +9,14 @@ from xverse_kernels.triton.attention_kernels import (
     decode_attention_kernel,
     rotate_and_cache_kernel,
 )
-from xverse_kernels.triton.launch import Launcher, Workspace, padded, require_rows, triton_dtype
+from xverse_kernels.triton.launch import (
+    Launcher,
+    Workspace,
+    matrix_unit,
+    padded,
+    require_rows,
+    triton_dtype,
+)
 from xverse_kernels.triton.prefill_kernels import prefill_attention_kernel
 from xverse_kernels.triton.tiles import (
     PREFILL_ATTENTION,
@@ -135,7 +142,7 @@ def prefill_attention(
     """
     heads, tokens, dim = q.shape
     kv_heads, capacity, _ = keys.shape
-    tile = tile or PREFILL_ATTENTION
+    tile = tile or PREFILL_ATTENTION[matrix_unit(q.device)]
     wide = padded(dim) if padded(dim) == dim else padded(dim) // 2
     rest = dim - wide
     narrow = max(16, padded(rest)) if rest else 0

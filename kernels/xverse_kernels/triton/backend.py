@@ -10,7 +10,7 @@ from torch import Tensor
 
 from xverse_kernels.packing import ExpertBlocks, PackedMatrix
 from xverse_kernels.triton import attention, experts, linear
-from xverse_kernels.triton.launch import Workspace
+from xverse_kernels.triton.launch import Workspace, supports_pdl
 from xverse_kernels.triton.sampling import DeviceSampler
 from xverse_kernels.triton.tiles import (
     experts_each_tokens,
@@ -26,11 +26,7 @@ class TritonBackend:
 
     def __init__(self, device: torch.device) -> None:
         self._workspace = Workspace(device)
-        self._pdl = (
-            device.type == "cuda"
-            and torch.version.hip is None
-            and torch.cuda.get_device_capability(device) >= (9, 0)
-        )
+        self._pdl = supports_pdl(device)
 
     def linear(
         self,

@@ -19,6 +19,7 @@ from xverse_kernels.triton.launch import (
     Launcher,
     Workspace,
     block_views,
+    matrix_unit,
     padded,
     require_rows,
     triton_dtype,
@@ -214,7 +215,7 @@ def experts_grouped(
     layout, (tokens, slots) = experts.layout, routed.expert_ids.shape
     device, dtype, pairs = residual.device, routed.normed.dtype, tokens * slots
     count = experts.table.shape[0]
-    tile = tile or grouped_tile(bits, pairs / count)
+    tile = tile or grouped_tile(bits, pairs / count, matrix_unit(device))
     order = torch.empty(pairs, dtype=torch.int32, device=device)
     counts = torch.empty(count, dtype=torch.int32, device=device)
     starts = torch.empty_like(counts)

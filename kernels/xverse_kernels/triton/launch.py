@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from triton import knobs
 
 from xverse_kernels.packing import ExpertBlocks, PackedMatrix
+from xverse_kernels.triton.tiles import MatrixUnit
 
 COUNTERS = 1 << 16
 
@@ -73,6 +75,28 @@ def require_rows(*tensors: Tensor) -> None:
             )
 
 
+def supports_pdl(device: torch.device) -> bool:
+    """Whether kernels can begin before the one before them has ended."""
+    return (
+        device.type == "cuda"
+        and torch.version.hip is None
+        and torch.cuda.get_device_capability(device) >= (9, 0)
+    )
+
+
+@functools.cache
+def matrix_unit(device: torch.device) -> MatrixUnit:
+    """What multiplies matrices on a device; without a GPU as on an H100."""
+    if device.type != "cuda":
+        return "wgmma"
+    if torch.version.hip is not None:
+        return "wmma"
+    major, _ = torch.cuda.get_device_capability(device)
+    if major == 9:
+        return "wgmma"
+    return "tcgen05" if major in (10, 11) else "mma"
+
+
 def padded(size: int) -> int:
     """The next power of two."""
     return 1 << (size - 1).bit_length()
@@ -134,8 +158,10 @@ class Launcher:
         for arg in args:
             if isinstance(arg, Tensor) and arg.data_ptr() % 16:
                 raise ValueError("kernels take memory aligned to 16 bytes")
+        # AMD's compiler does not know the option
+        options = {"launch_pdl": True} if pdl else {}
         compiled = self._kernel[grid](
-            *args, **constants, num_warps=warps, num_stages=stages, launch_pdl=pdl
+            *args, **constants, num_warps=warps, num_stages=stages, **options
         )
         if not knobs.runtime.interpret:
             self._compiled[key] = compiled

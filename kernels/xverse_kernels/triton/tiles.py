@@ -6,6 +6,7 @@ Why each is what it is: docs/kernels.md. Measured on an H100; elsewhere compiled
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -82,23 +83,83 @@ def attention_tile(longest: int) -> tuple[int, int, int]:
     return 16, 2, 32
 
 
+# What multiplies matrices decides how many registers and how much shared memory a tile takes:
+# groups of warps on compute capability 9, tensor memory on 10 and 11, single warps on all others.
+MatrixUnit = Literal["wgmma", "tcgen05", "mma", "wmma"]
+# (up to how many pairs an expert has on average, tile): small tiles waste less on padding.
+Choice = tuple[tuple[float, GemmTile], ...]
+MANY = float("inf")
+
 # Faster than torch's attention (cuDNN and flash) at every length measured, by 1.3 to 2.8 times.
-PREFILL_ATTENTION = GemmTile(m=64, n=64, k=0, warps=4, stages=3)
+PREFILL_ATTENTION: dict[MatrixUnit, GemmTile] = {
+    "wgmma": GemmTile(m=64, n=64, k=0, warps=4, stages=3),
+    "tcgen05": GemmTile(m=64, n=64, k=0, warps=4, stages=3),
+    "mma": GemmTile(m=64, n=64, k=0, warps=4, stages=2),
+    "wmma": GemmTile(m=64, n=32, k=0, warps=8, stages=2),
+}
+
+DENSE_LARGE: Choice = (
+    (32, GemmTile(32, 128, 64, 4, 4)),
+    (128, GemmTile(64, 128, 64, 4, 4)),
+    (MANY, GemmTile(128, 256, 64, 8, 4)),
+)
+PACKED_LARGE: Choice = (
+    (4, GemmTile(16, 64, 64, 4, 3)),
+    (32, GemmTile(32, 128, 64, 4, 3)),
+    (128, GemmTile(64, 128, 64, 4, 2)),
+    (MANY, GemmTile(128, 128, 64, 4, 2)),
+)
+# 99 KB of shared memory for a program, so two programs at a time where they have 49 KB each. The
+# sums of 128 x 256 outputs, or what 128 x 128 take with packed weights, do not fit in registers.
+DENSE_SMALL: Choice = (
+    (32, GemmTile(32, 128, 64, 4, 3)),
+    (128, GemmTile(64, 128, 64, 4, 3)),
+    (MANY, GemmTile(128, 128, 32, 8, 4)),
+)
+PACKED_SMALL: Choice = (
+    (4, GemmTile(16, 64, 64, 4, 3)),
+    (32, GemmTile(32, 128, 64, 8, 3)),
+    (MANY, GemmTile(64, 128, 64, 8, 2)),
+)
+GROUPED: dict[MatrixUnit, dict[int, Choice]] = {
+    "wgmma": {16: DENSE_LARGE, 8: PACKED_LARGE, 4: PACKED_LARGE},
+    # eight warps, or registers do not last; at 128 x 128 the eight products of int4 words would
+    # take twice the tensor memory there is
+    "tcgen05": {
+        16: DENSE_LARGE,
+        8: (
+            *PACKED_LARGE[:2],
+            (128, GemmTile(64, 128, 64, 8, 2)),
+            (MANY, GemmTile(128, 128, 64, 8, 2)),
+        ),
+        4: (
+            *PACKED_LARGE[:2],
+            (128, GemmTile(64, 128, 64, 8, 2)),
+            (MANY, GemmTile(128, 64, 64, 4, 2)),
+        ),
+    },
+    "mma": {16: DENSE_SMALL, 8: PACKED_SMALL, 4: PACKED_SMALL},
+    # operands wait in registers there, so that only small tiles do without scratch memory
+    "wmma": {
+        16: (
+            (32, GemmTile(32, 64, 32, 4, 2)),
+            (128, GemmTile(64, 64, 32, 4, 2)),
+            (MANY, GemmTile(128, 64, 32, 8, 2)),
+        ),
+        8: (
+            (4, GemmTile(16, 64, 64, 4, 2)),
+            (32, GemmTile(32, 64, 64, 4, 2)),
+            (MANY, GemmTile(64, 64, 64, 8, 2)),
+        ),
+        4: ((4, GemmTile(16, 64, 64, 4, 1)), (MANY, GemmTile(32, 64, 64, 8, 1))),
+    },
+}
 
 
-def grouped_tile(bits: int, pairs_per_expert: float) -> GemmTile:
-    """By how many pairs an expert has on average: small tiles waste less on padding."""
-    if bits > 8:
-        if pairs_per_expert <= 32:
-            return GemmTile(32, 128, 64, 4, 4)
-        if pairs_per_expert <= 128:
-            return GemmTile(64, 128, 64, 4, 4)
-        return GemmTile(128, 256, 64, 8, 4)
-    if pairs_per_expert <= 4:
-        return GemmTile(16, 64, 64, 4, 3)
-    if pairs_per_expert <= 32:
-        return GemmTile(32, 128, 64, 4, 3)
-    return GemmTile(64, 128, 64, 4, 2) if pairs_per_expert <= 128 else GemmTile(128, 128, 64, 4, 2)
+def grouped_tile(bits: int, pairs_per_expert: float, unit: MatrixUnit) -> GemmTile:
+    """For weights of ``bits`` bits on a device with ``unit``."""
+    choice = GROUPED[unit][min(bits, 16)]
+    return next(tile for most, tile in choice if pairs_per_expert <= most)
 
 
 def gemv_tokens(bits: int) -> int:

@@ -1,0 +1,121 @@
+"""What the launchers would compile, found by running the decoder itself on tensors without data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+from tools.aot.targets import Target
+from tools.aot.types import Launch, type_name
+from xverse_kernels.packing import ExpertBlocks, ExpertLayout, PackedMatrix, WeightFormat
+from xverse_kernels.triton import attention, backend, experts
+from xverse_kernels.triton.backend import TritonBackend
+from xverse_kernels.triton.launch import Launcher
+from xverse_kernels.types import Projection, Rotary
+from xverse_runtime.config import ModelConfig
+from xverse_runtime.kv_cache import KVCache, KVPool
+from xverse_runtime.model import Decoder
+from xverse_runtime.store.synthetic import A4_2B
+from xverse_runtime.weights import AttentionWeights, LayerWeights, ModelWeights, MoeWeights
+
+META = torch.device("meta")
+CAPACITY = 32768
+# Every way to divide the work by tokens and by the past: a test holds them against tiles.py.
+TOKENS = (1, 8, 32, 64, 512, 4096)
+LONGEST = (256, 1024, CAPACITY)
+
+
+@contextmanager
+def recording(target: Target) -> Iterator[list[Launch]]:
+    """Launches are written down, and the launchers believe to be on ``target``."""
+    found: dict[Launch, None] = {}
+    launches: list[Launch] = []
+
+    def record(
+        self: Any,
+        grid: tuple[int, ...],
+        args: tuple[Any, ...],
+        constants: dict[str, Any],
+        *,
+        warps: int = 4,
+        stages: int = 3,
+        pdl: bool = False,
+    ) -> None:
+        kernel = self._kernel
+        names = kernel.arg_names
+        assert tuple(constants) == tuple(names[len(args) :])
+        signature = tuple(
+            (name, type_name(name, arg, kernel)) for name, arg in zip(names, args, strict=False)
+        )
+        values = tuple(constants.items())
+        launch = Launch(kernel.__module__, kernel.__name__, signature, values, warps, stages, pdl)
+        if launch not in found:
+            found[launch] = None
+            launches.append(launch)
+
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(Launcher, "__call__", record))
+        for module in (attention, experts):
+            stack.enter_context(patch.object(module, "matrix_unit", lambda _: target.unit))
+        stack.enter_context(patch.object(backend, "supports_pdl", lambda _: target.pdl))
+        yield launches
+
+
+def record(target: Target, dtype: torch.dtype, form: WeightFormat) -> list[Launch]:
+    """All that a model of the true shape launches, with activations of ``dtype`` and weights of
+    ``form``, for prompts and steps of TOKENS tokens and pasts of LONGEST."""
+    config = ModelConfig.from_dict({**A4_2B, "num_hidden_layers": 1})
+    rotary = Rotary(*(torch.empty(CAPACITY, config.head_dim, device=META) for _ in range(2)))
+    with recording(target) as launches:
+        decoder = Decoder(
+            config, _weights(config, dtype, form), TritonBackend(META), _Table(rotary)
+        )
+        for tokens in TOKENS:
+            pool = KVPool(config, CAPACITY, dtype, META, tokens)
+            decoder.forward([0] * tokens, KVCache(pool))
+            ids = torch.zeros(tokens, dtype=torch.int64, device=META)
+            where = torch.zeros(tokens, dtype=torch.int32, device=META)
+            for longest in LONGEST:
+                logits = decoder.step(ids, pool, where, where, longest)
+            sampler = decoder.kernels.sampler(tokens, config.vocab_size)
+            assert sampler is not None
+            sampler(logits)
+    return launches
+
+
+@dataclass(frozen=True)
+class _Table:
+    table: Rotary
+
+
+def _weights(config: ModelConfig, dtype: torch.dtype, form: WeightFormat) -> ModelWeights:
+    hidden, blocks = config.hidden_size, config.num_experts + config.num_shared_experts
+
+    def matrix(rows: int) -> Tensor | PackedMatrix:
+        if not form.is_quantised:
+            return torch.empty(rows, hidden, dtype=form.dtype, device=META)
+        size = form.matrix_bytes(rows, hidden)
+        return PackedMatrix(torch.empty(size, dtype=torch.uint8, device=META), rows, hidden, form)
+
+    def vector() -> Tensor:
+        return torch.empty(hidden, dtype=dtype, device=META)
+
+    layout = ExpertLayout(hidden, config.intermediate_size, form)
+    packed = torch.empty(blocks, layout.block_bytes, dtype=torch.uint8, device=META)
+    layer = LayerWeights(
+        input_norm=vector(),
+        attention=AttentionWeights((Projection(matrix(3 * hidden)),), Projection(matrix(hidden))),
+        post_attention_norm=vector(),
+        mlp=MoeWeights(
+            torch.empty(config.num_experts, hidden, device=META),
+            ExpertBlocks(packed, layout, dtype),
+        ),
+    )
+    embedding = torch.empty(config.vocab_size, hidden, dtype=dtype, device=META)
+    return ModelWeights(embedding, (layer,), vector(), matrix(config.vocab_size))
