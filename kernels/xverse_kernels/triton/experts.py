@@ -76,7 +76,7 @@ def route(
     require_rows(x, norm, router)
     (tokens, hidden), experts = x.shape, router.shape[0]
     slots, device = top_k + shared, x.device
-    weights = torch.empty(tokens, slots, dtype=x.dtype, device=device)
+    weights = torch.empty(tokens, slots, dtype=norm.dtype, device=device)
     expert_ids = torch.empty(tokens, slots, dtype=torch.int32, device=device)
     sizes = {
         "EXPERTS": experts,
@@ -86,11 +86,11 @@ def route(
         "SLOTS_PADDED": padded(slots),
     }
     if tokens > ROUTER_TOKENS:
-        normed = F.rms_norm(x, (hidden,), norm, eps)
+        normed = normed_state(x, norm, eps)
         logits = F.linear(normed.float(), router)
         _choose((tokens,), (logits, expert_ids, weights, RENORMALISE_EPS), sizes, warps=1)
         return RoutedTokens(normed, weights, expert_ids, logits)
-    normed = torch.empty_like(x)
+    normed = torch.empty(tokens, hidden, dtype=norm.dtype, device=device)
     logits = torch.empty(tokens, experts, dtype=torch.float32, device=device)
     _router(
         (tokens, -(-experts // ROUTER_EXPERTS)),
@@ -117,6 +117,11 @@ def route(
         pdl=pdl,
     )
     return RoutedTokens(normed, weights, expert_ids, logits)
+
+
+def normed_state(x: Tensor, norm: Tensor, eps: float) -> Tensor:
+    """The norm of a residual stream that may be wider, in the dtype of the norm's weight."""
+    return F.rms_norm(x, x.shape[-1:], norm.to(x.dtype), eps).to(norm.dtype)
 
 
 def gate_up_each(
