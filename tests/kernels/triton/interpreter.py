@@ -2,39 +2,39 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-# Read when triton's modules are imported; other tests must find the environment as it was.
-_before = os.environ.get("TRITON_INTERPRET")
-os.environ["TRITON_INTERPRET"] = "1"
-try:
-    triton = pytest.importorskip("triton")
-    tl = pytest.importorskip("triton.language")
-    from xverse_kernels.triton import (
-        backend,  # noqa: F401  # imports every kernel
-        sampling,  # noqa: F401
-    )
-finally:
-    if _before is None:
-        del os.environ["TRITON_INTERPRET"]
-    else:
-        os.environ["TRITON_INTERPRET"] = _before
+from xverse_kernels.packing import ExpertBlocks, ExpertLayout, WeightFormat
+from xverse_kernels.types import RoutedTokens, SwigluWeights
 
-from xverse_kernels.packing import ExpertBlocks, ExpertLayout, WeightFormat  # noqa: E402
-from xverse_kernels.types import RoutedTokens, SwigluWeights  # noqa: E402
+# Read when triton's modules are imported; other tests must find the environment as it was.
+with pytest.MonkeyPatch.context() as _environment:
+    _environment.setenv("TRITON_INTERPRET", "1")
+    triton = pytest.importorskip("triton")
+    tl = import_module("triton.language")
+    for _name in ("backend", "sampling"):  # these two import all others
+        import_module(f"xverse_kernels.triton.{_name}")
+
+    @triton.jit
+    def uniform_kernel(seeds_ptr, steps_ptr, out_ptr):  # type: ignore[no-untyped-def]
+        """The random numbers that decide draws (grid: sequences), to out fp32."""
+        row = tl.program_id(0)
+        seed, step = tl.load(seeds_ptr + row), tl.load(steps_ptr + row)
+        tl.store(out_ptr + row, tl.rand(seed, step.to(tl.int32)))
+
 
 CPU = torch.device("cpu")
 NAN = float("nan")
 POISON_INT = -12345
 GUARD = 64  # elements
 # Norms of errors relative to norms of results, the reference in fp32 on the same inputs. Results in
-# fp16 are rounded once or twice. bf16 is storage only, and the interpreter cuts instead of rounding.
+# fp16 are rounded once or twice. bf16 is storage only: the interpreter cuts it instead of rounding.
 LIMITS = {torch.float32: 2e-6, torch.float16: 8e-4, torch.bfloat16: 1e-2}
 FLOATS = list(LIMITS)
 HALF_AND_FULL = [torch.float32, torch.float16]
