@@ -105,14 +105,13 @@ def test_a_token_each_of_several_sequences(
     case.check_caches()
 
 
-@pytest.mark.parametrize("shape", [(2, 2, 80), (2, 1, 64)])
+@pytest.mark.parametrize("shape", [(2, 2, 64), (2, 1, 80)])
 @pytest.mark.parametrize(
     ("longest", "pasts"),
     [
         (EIGHT_PARTS, {1: 0, 0: 1}),
         (EIGHT_PARTS, {0: 255, 2: 256, 1: 257}),
-        (ALL_PARTS, {0: 33}),
-        (ALL_PARTS, {1: 523, 0: 2}),
+        (ALL_PARTS, {1: 523, 0: 33}),
     ],
 )
 def test_a_past_in_parts_some_of_them_empty(

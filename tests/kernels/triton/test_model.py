@@ -72,14 +72,14 @@ def nothing_cached(config: ModelConfig, sequences: int = 1) -> KVPool:
 @pytest.mark.parametrize("name", ["moe-gqa", "moe-bin"])
 def test_golden_prompts_go_on_as_expected(name: str) -> None:
     """bf16 blocks hold the checkpoints' own weights, so the golden data apply."""
-    decoder, steps = decoder_on("triton", name, BF16), 4
+    decoder, steps = decoder_on("triton", name, BF16), 3
     case, golden = expected_cases(name)[0], expected_tensors_of(name)["logits.0"]
     ids, expected = case["prompt_token_ids"], case["greedy"]["1.0"]["token_ids"][:steps]
     pool = nothing_cached(decoder.config, sequences=2)
     cache = KVCache(pool, sequence=1)
-    logits = decoder.forward(ids[:20], cache, logits_for=slice(None))
-    assert (logits - golden[:20]).abs().max() < LOGIT_TOLERANCE
-    logits = decoder.forward(ids[20:], cache)  # few tokens after a past
+    logits = decoder.forward(ids[:-2], cache, logits_for=slice(None))
+    assert (logits - golden[:-2]).abs().max() < LOGIT_TOLERANCE
+    logits = decoder.forward(ids[-2:], cache)  # few tokens after a past
     assert (logits[0] - golden[-1]).abs().max() < LOGIT_TOLERANCE
     tokens = [int(logits.argmax())]
     for _ in range(steps - 1):

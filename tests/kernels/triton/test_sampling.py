@@ -43,9 +43,7 @@ def state_of(params: SamplingParams, vocab: int, history: Tensor, draws: int) ->
     return replace(state, seen=guarded(state.seen), tokens=guarded(state.tokens))
 
 
-def check_draws(
-    logits: Tensor, params: SamplingParams, history: Tensor = NONE, draws: int = 40
-) -> set[int]:
+def check_draws(logits: Tensor, params: SamplingParams, history: Tensor, draws: int) -> set[int]:
     """Every draw is the one that the runtime's distribution and the random number give."""
     state = state_of(params, logits.numel(), history, draws)
     steps, seen, numbers = state.steps.clone(), state.seen.clone(), torch.full((draws,), NAN)
@@ -75,7 +73,7 @@ def test_golden_distributions(number: int, monkeypatch: pytest.MonkeyPatch) -> N
     support = token_probabilities(logits, history, params) > 0
     if int((golden > 0).sum()) <= CANDIDATES:
         assert torch.equal(support, golden > 0)
-    drawn = check_draws(logits, params, history, draws=6)
+    drawn = check_draws(logits, params, history, draws=5)
     assert (golden[list(drawn)] > 0).all()
 
 
@@ -101,15 +99,16 @@ def test_draws_are_those_of_the_runtime(params: SamplingParams) -> None:
     vocab = 50 if params.top_k == 0 else 101
     logits, history = randn(vocab) * 2, torch.tensor([3, 3, 49, 17])
     logits[49] = logits.max() + 0.5
-    drawn = check_draws(logits, params, history, 20 if params.top_k in (0, 40) else 40)
+    drawn = check_draws(logits, params, history, draws=40 if params.top_k == 5 else 12)
     support = (token_probabilities(logits, history, params) > 0).nonzero().flatten().tolist()
-    if len(support) <= 6:
+    assert drawn <= set(support)
+    if params.top_k == 5:
         assert drawn == set(support)
 
 
 def test_more_candidates_than_a_block_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling, "CANDIDATES", 128)
-    check_draws(randn(101), SamplingParams(2.0, top_k=101), draws=8)
+    check_draws(randn(101), SamplingParams(2.0, top_k=101), NONE, draws=5)
 
 
 def test_of_equal_logits_the_lower_ids_are_drawn() -> None:
@@ -121,10 +120,10 @@ def test_of_equal_logits_the_lower_ids_are_drawn() -> None:
     assert sample(logits.unsqueeze(0), state).tolist() == [7]
 
 
-@pytest.mark.parametrize("vocab", [1, 31, 50, 101, 1000])
+@pytest.mark.parametrize("vocab", [1, 31, 50, 101, 300])
 @pytest.mark.parametrize("penalty", [1.0, 1.4, 0.6])
 def test_greedy_choices_after_the_penalty(vocab: int, penalty: float) -> None:
-    rows, params = 5, SamplingParams(0.0, repetition_penalty=penalty)
+    rows, params = 4, SamplingParams(0.0, repetition_penalty=penalty)
     logits = guarded(torch.stack([randn(vocab, seed=row) for row in range(rows)]))
     logits[3] = -logits[3].abs() - 1  # the penalty multiplies
     state = state_of(params, vocab, NONE, rows)
