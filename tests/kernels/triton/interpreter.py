@@ -32,7 +32,7 @@ with pytest.MonkeyPatch.context() as _environment:
 CPU = torch.device("cpu")
 NAN = float("nan")
 POISON_INT = -12345
-GUARD = 64  # elements
+GUARD = 4096  # elements: a stray tile still falls into it
 # Norms of errors relative to norms of results, the reference in fp32 on the same inputs. Results in
 # fp16 are rounded once or twice. bf16 is storage only: the interpreter cuts it instead of rounding.
 LIMITS = {torch.float32: 2e-6, torch.float16: 8e-4, torch.bfloat16: 1e-2}
@@ -109,13 +109,15 @@ def pack_experts(
     *,
     table: Sequence[int] | None = None,
     blocks: int | None = None,
+    filler: int = 0xFF,
 ) -> ExpertBlocks:
     """Random experts. With a table, expert e lies in block ``table[e]`` of a pool of ``blocks``,
-    and every block that is nobody's, and the memory before and behind the pool, is NaN."""
+    and every block that is nobody's, and the memory before and behind the pool, has the bytes
+    ``filler``: NaN unless told otherwise."""
     layout = ExpertLayout(hidden, width, form)
     places = list(range(count)) if table is None else list(table)
     size = blocks or max(places) + 1
-    pool = torch.full((size + 2, layout.block_bytes), 0xFF, dtype=torch.uint8)
+    pool = torch.full((size + 2, layout.block_bytes), filler, dtype=torch.uint8)
     for expert, place in enumerate(places):
         if place >= 0:
             pool[1 + place] = layout.pack(random_expert(expert, hidden, width))

@@ -49,15 +49,15 @@ class Case:
         self.rotary = rotary_table(capacity, dim)
         self.qkv = guarded(randn(rows, (heads + 2 * kv_heads) * dim, seed=rows).to(dtype))
         cache = (sequences or max(pasts) + 1, kv_heads, capacity, dim)
-        self.keys, self.values = guarded(torch.full(cache, NAN).to(dtype)), torch.empty(0)
-        self.values = self.keys.clone()
+        self.keys, self.values = (guarded(torch.full(cache, NAN).to(dtype)) for _ in range(2))
         for sequence, past in pasts.items():
             filled = (kv_heads, past, dim)
             self.keys[sequence, :, :past] = randn(*filled, seed=2 * sequence).to(dtype)
             self.values[sequence, :, :past] = randn(*filled, seed=2 * sequence + 1).to(dtype)
         self.sequences = torch.tensor(list(pasts), dtype=torch.int32)
         self.positions = torch.tensor(list(pasts.values()), dtype=torch.int32)
-        self.wide_keys, self.wide_values = self.keys.float(), self.values.float()
+        self.wide_keys = self.keys.to(torch.float32, copy=True)
+        self.wide_values = self.values.to(torch.float32, copy=True)
 
     def expect_each(self) -> Tensor:
         """The reference in fp32; it fills the wide caches."""

@@ -23,7 +23,7 @@ from xverse_kernels.triton.launch import Workspace
 from xverse_kernels.triton.linear import dequantise, gemv
 from xverse_kernels.triton.tiles import GemvTile
 
-EPS = 1e-5
+EPS = 1e-2
 BIG_TILE = {32: GemvTile(64, 256, 2), 16: GemvTile(64, 256, 2)}  # few programs: quick
 
 
