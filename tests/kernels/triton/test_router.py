@@ -95,6 +95,8 @@ def test_far_apart_logits_stay_finite(tokens: int, workspace: Workspace) -> None
     routed = route(x, torch.ones(32), EPS, router, 6, 0, workspace)
     expected = reference.route(routed.normed, router, 6)
     assert relative_error(routed.weights, expected.weights) < 1e-5
+    # also those whose probability is nothing are chosen once each
+    assert routed.expert_ids.sort(1).values.tolist() == [list(range(6))] * tokens
 
 
 @pytest.mark.parametrize("which", range(3))
