@@ -133,6 +133,7 @@ def gate_up_each(
 ) -> Tensor:
     """``silu(gate x) * (up x)`` for every slot of every token: [T * S, I]."""
     weights, scales, bits = block_views(experts)
+    require_rows(routed.normed, routed.expert_ids)
     tile = tile or GATE_UP[bits]
     layout, (tokens, slots) = experts.layout, routed.expert_ids.shape
     h = torch.empty(
@@ -169,7 +170,7 @@ def down_each(
 ) -> Tensor:
     """``residual + sum of weight * (down h)`` over a token's slots: [T, H]."""
     weights, scales, bits = block_views(experts)
-    require_rows(residual)
+    require_rows(h, routed.expert_ids, routed.weights, residual)
     tile = tile or DOWN[bits]
     layout, (tokens, slots) = experts.layout, routed.expert_ids.shape
     out = torch.empty_like(residual)
@@ -216,7 +217,7 @@ def experts_grouped(
 ) -> Tensor:
     """``residual + weighted sum of the experts`` by matrix products over sorted pairs: [T, H]."""
     weights, scales, bits = block_views(experts)
-    require_rows(residual)
+    require_rows(routed.normed, routed.expert_ids, routed.weights, residual)
     layout, (tokens, slots) = experts.layout, routed.expert_ids.shape
     device, dtype, pairs = residual.device, routed.normed.dtype, tokens * slots
     count = experts.table.shape[0]

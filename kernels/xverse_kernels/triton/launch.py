@@ -54,6 +54,7 @@ def matrix_views(weight: Tensor | PackedMatrix) -> tuple[Tensor, Tensor, int, in
 
 def block_views(experts: ExpertBlocks) -> tuple[Tensor, Tensor, int]:
     """(weights as the kernel reads them, scales, bits) of expert blocks."""
+    require_rows(experts.blocks, experts.table)
     form = experts.layout.form
     if form.dtype is None:
         return experts.blocks.view(torch.int32), experts.blocks.view(torch.float16), form.bits
