@@ -16,7 +16,7 @@ LARGEST = tl.constexpr(3.0e38)
 @triton.jit
 def key_of(logits, ids):
     """int64 keys: a larger logit, or the same and a lower id, is a larger key."""
-    bits = logits.to(tl.int32, bitcast=True)
+    bits = tl.where(logits == 0.0, 0.0, logits).to(tl.int32, bitcast=True)  # -0 is 0
     ordered = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
     return (ordered.to(tl.int64) << 32) | (0x7FFFFFFF - ids).to(tl.int64)
 
