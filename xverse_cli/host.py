@@ -16,10 +16,18 @@ if TYPE_CHECKING:
     from xverse_cli.models.find import FoundModel
     from xverse_runtime.types import ProgressCallback, TextGenerator
 
-Loader: TypeAlias = "Callable[[FoundModel, Settings, ProgressCallback], TextGenerator]"
+# The last argument is told, in words, what the engine gives up when memory is short.
+Loader: TypeAlias = (
+    "Callable[[FoundModel, Settings, ProgressCallback, Callable[[str], None]], TextGenerator]"
+)
 
 
-def load_engine(model: FoundModel, settings: Settings, progress: ProgressCallback) -> TextGenerator:
+def load_engine(
+    model: FoundModel,
+    settings: Settings,
+    progress: ProgressCallback,
+    warn: Callable[[str], None],
+) -> TextGenerator:
     """Load ``model`` into the engine of this machine."""
     import warnings
 
@@ -34,8 +42,16 @@ def load_engine(model: FoundModel, settings: Settings, progress: ProgressCallbac
         context_length=settings.context,
         chat_template=settings.chat_template,
         threads=settings.threads,
+        backend=settings.backend,
+        cuda_graph=settings.cuda_graph,
     )
-    return Engine.load(model.path, config, model_name=model.name, progress=progress)
+    return Engine.load(
+        model.path,
+        config,
+        model_name=model.name,
+        progress=progress,
+        on_adjustment=lambda code, facts: warn(text(code, **facts)),
+    )
 
 
 @dataclass(frozen=True)
@@ -68,7 +84,7 @@ class Host:
         description = text("load.progress", model=settings.model)
         try:
             with byte_bar(description, self.watched_stderr) as progress:
-                engine = self.load(model, settings, progress)
+                engine = self.load(model, settings, progress, self.streams.warn)
         except UsageError as error:
             if "model" in error.params:  # what to do about it, the user does by this name
                 error.params["model"] = settings.model

@@ -46,6 +46,11 @@ Precision = Annotated[str | None, setting("precision", "PRECISION")]
 Context = Annotated[int | None, setting("context", "TOKENS")]
 ChatTemplate = Annotated[str | None, setting("chat_template", "TEMPLATE")]
 Threads = Annotated[int | None, setting("threads", "N")]
+Backend = Annotated[str | None, setting("backend", "KERNELS")]
+CudaGraph = Annotated[
+    bool | None,
+    typer.Option("--cuda-graph/--no-cuda-graph", help=text("help.cuda_graph"), show_default=False),
+]
 System = Annotated[str | None, setting("system", "TEXT")]
 Temperature = Annotated[float | None, setting("temperature", "T")]
 TopK = Annotated[int | None, setting("top_k", "K")]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from xverse_cli.messages import text
-from xverse_cli.values import Reader, choice, integer, number, switch, words
+from xverse_cli.values import Reader, choice, integer, number, on_off, switch, words
 from xverse_runtime.errors import UsageError
 
 PREFIX = "XVERSE_"
@@ -27,6 +27,8 @@ SETTINGS: dict[str, Reader] = {
     "context": integer(1),
     "chat_template": words,
     "threads": integer(1, 4096),
+    "backend": choice("auto", "triton", "reference"),
+    "cuda_graph": on_off,
     "system": words,
     "temperature": number(0),
     "top_k": integer(0),
@@ -53,6 +55,8 @@ class Settings:
     context: int | None = None
     chat_template: str | None = None
     threads: int | None = None
+    backend: str = "auto"
+    cuda_graph: bool = True
     system: str | None = None
     temperature: float | None = None
     top_k: int | None = None

@@ -75,6 +75,16 @@ def switch(value: object) -> bool:
     return str(value).strip().lower() not in ("", "0", "false", "no", "off")
 
 
+def on_off(value: object) -> bool:
+    """On or off, and nothing else."""
+    word = str(value).strip().lower()
+    if word in ("1", "true", "yes", "on"):
+        return True
+    if word in ("0", "false", "no", "off"):
+        return False
+    raise ValueError(text("expected.choice", choices="on, off"))
+
+
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
 
 

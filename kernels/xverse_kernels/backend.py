@@ -119,8 +119,11 @@ class TokenSampler(Protocol):
     def can_draw(self, choice: TokenChoice) -> bool:
         """Whether tokens can be chosen this way."""
 
-    def __call__(self, logits: Tensor) -> Tensor:
-        """Choose by logits fp32 [T, vocab], remember the tokens as seen, and return `tokens`."""
+    def __call__(self, logits: Tensor, first: int = 0) -> Tensor:
+        """Choose by logits fp32 [rows, vocab], remember the tokens as seen, and return `tokens`.
+
+        The logits are those of the sequences from ``first`` on.
+        """
 
 
 def select_backend(requested: str, device: torch.device) -> KernelBackend:

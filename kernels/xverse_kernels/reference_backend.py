@@ -26,7 +26,7 @@ class ReferenceBackend:
         out_dtype: torch.dtype | None = None,
     ) -> Tensor:
         if norm is not None:
-            x = reference.rms_norm(x, norm.weight, norm.eps)
+            x = normed_state(x, norm)
         parts = [reference.linear(x, one.weight, one.bias) for one in projections]
         joined = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
         joined = joined if residual is None else residual + joined
@@ -64,7 +64,7 @@ class ReferenceBackend:
         )
 
     def route(self, x: Tensor, norm: Norm, router: Tensor, top_k: int, shared: int) -> RoutedTokens:
-        normed = reference.rms_norm(x, norm.weight, norm.eps)
+        normed = normed_state(x, norm)
         routing = reference.route(normed, router, top_k)
         tokens, experts = x.shape[0], router.shape[0]
         shared_ids = torch.arange(experts, experts + shared, device=x.device)
@@ -89,8 +89,13 @@ class ReferenceBackend:
     def mlp(
         self, x: Tensor, norm: Norm, experts: Sequence[SwigluWeights], residual: Tensor
     ) -> Tensor:
-        normed = reference.rms_norm(x, norm.weight, norm.eps)
+        normed = normed_state(x, norm)
         return residual + reference.swiglu(normed, experts[0])
 
     def sampler(self, sequences: int, vocab: int) -> None:
         """None: the runtime's own functions choose tokens."""
+
+
+def normed_state(x: Tensor, norm: Norm) -> Tensor:
+    """The norm of a residual stream that may be wider, in the dtype of the norm's weight."""
+    return reference.rms_norm(x, norm.weight, norm.eps).to(norm.weight.dtype)

@@ -31,6 +31,8 @@ class Attention:
 
     def __call__(self, x: Tensor, attend: Attend) -> Tensor:
         """Residual stream [T, H] to residual stream [T, H]; writes T cache entries."""
-        qkv = self._kernels.linear(x, self._weights.qkv, norm=self._norm)
+        qkv = self._kernels.linear(
+            x, self._weights.qkv, norm=self._norm, out_dtype=self._norm.weight.dtype
+        )
         mixed = attend(qkv, self._layer)
-        return self._kernels.linear(mixed, [self._weights.o], residual=x)
+        return self._kernels.linear(mixed, [self._weights.o], residual=x, out_dtype=x.dtype)

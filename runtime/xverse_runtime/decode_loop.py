@@ -80,9 +80,20 @@ class DecodeLoop:
         sequences = pool.sequences
         self.positions = torch.zeros(sequences, dtype=torch.int32, device=device)
         self._sequences = torch.arange(sequences, dtype=torch.int32, device=device)
+        self._advance = torch.zeros(sequences, dtype=torch.int32, device=device)
         self._use_graphs = use_graphs and device.type == "cuda"
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._memory: Any = None  # the graphs' memory pool, one for all
+
+    def start(self, sequence: int, position: int) -> None:
+        """A sequence's newest token stands at ``position``; from now on steps move it on."""
+        self.positions[sequence] = position
+        self._advance[sequence] = 1
+
+    def pause(self, sequence: int) -> None:
+        """Steps compute nothing of use for a sequence, and write only to its first place."""
+        self.positions[sequence] = 0
+        self._advance[sequence] = 0
 
     @torch.inference_mode()
     def step(self, longest: int) -> Tensor:
@@ -102,7 +113,7 @@ class DecodeLoop:
 
     def _run(self, bucket: int) -> None:
         self.sampler(self._forward(bucket))
-        self.positions.add_(1)
+        self.positions.add_(self._advance)
 
     def _forward(self, bucket: int) -> Tensor:
         # A sequence that broke off has the token -1, and goes on with another until it is replaced.

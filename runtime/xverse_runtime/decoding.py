@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,18 +12,9 @@ from xverse_kernels.types import TokenChoice
 from xverse_runtime.decode_loop import DecodeLoop, TokenMailbox
 from xverse_runtime.errors import GenerationError
 from xverse_runtime.kv_cache import KVCache
-from xverse_runtime.model import Decoder
+from xverse_runtime.model import Checkpoint, Decoder
 from xverse_runtime.sampling import choose_token
-from xverse_runtime.types import SamplingParams
-
-Checkpoint = Callable[[], None]
-
-
-class Drawn(NamedTuple):
-    """A token, and the logits [vocab] it was chosen by where the host has them."""
-
-    token: int
-    logits: Tensor | None
+from xverse_runtime.types import Drawn, SamplingParams
 
 
 class Decoding(Protocol):
@@ -89,14 +80,17 @@ class DeviceDecoding:
         limit: int,
         between: Checkpoint,
     ) -> None:
-        """Like `HostDecoding`; at most ``limit`` tokens, which must fit into the cache."""
+        """Like `HostDecoding`; at most ``limit`` tokens, which must fit into the cache.
+
+        The loop's pool has this one sequence.
+        """
         self._loop = loop
         self._cache = cache
         self._between = between
         self._limit = limit
-        self._mailbox = TokenMailbox(1, logits.device)
-        loop.sampler.begin(cache.sequence, history, choice)
-        loop.positions[cache.sequence] = len(history)
+        self._mailbox = TokenMailbox(1, loop.positions.device)
+        loop.sampler.begin(0, history, choice)
+        loop.start(0, len(history))
         self._position = len(history)
         self._mailbox.post(loop.sampler(logits))
         self._computed = 1
@@ -142,13 +136,14 @@ class TorchSampler:
             repetition_penalty=choice.repetition_penalty,
         )
 
-    def __call__(self, logits: Tensor) -> Tensor:
-        for row, history in enumerate(self._histories):
-            if not bool(torch.isfinite(logits[row]).all()):
+    def __call__(self, logits: Tensor, first: int = 0) -> Tensor:
+        for row, of_row in enumerate(logits, start=first):
+            if not bool(torch.isfinite(of_row).all()):
                 self.tokens[row] = -1
                 continue
+            history = self._histories[row]
             seen = torch.tensor(history, dtype=torch.int64, device=logits.device)
-            token = choose_token(logits[row], seen, self._params[row], self._generators[row])
+            token = choose_token(of_row, seen, self._params[row], self._generators[row])
             history.append(token)
             self.tokens[row] = token
         return self.tokens

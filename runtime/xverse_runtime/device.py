@@ -13,6 +13,8 @@ from xverse_runtime.errors import DeviceError, ResourceError, UsageError
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 QUANTISED = ("int8", "int4")
 PUBLISHED_DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+# The oldest driver branch of each CUDA major version (CUDA compatibility guide).
+OLDEST_DRIVER = {12: 525, 13: 580}
 # The operations of a model up to this size are too short to share: a second thread gains nothing
 # on an idle machine, and on a busy one waiting for it costs 10 times the work (measured: the demo
 # model beside another program, 92 tokens/s with one thread and 8 with two).
@@ -94,12 +96,52 @@ def check_memory(
         )
 
 
+def out_of_memory(device: torch.device, error: BaseException) -> ResourceError:
+    """The error for a device whose memory ran out, with what torch says about it."""
+    free = held = 0
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+        held = torch.cuda.memory_allocated(device)
+    detail = str(error).split(". ")[0]
+    return ResourceError(
+        "memory.exhausted", device=str(device), free_bytes=free, held_bytes=held, detail=detail
+    )
+
+
 def _why_no_cuda() -> str | None:
+    """Why torch has no GPU to offer, and what would help."""
     if torch.version.cuda is None and torch.version.hip is None:
-        return "this build of torch has no GPU support"
-    if not torch.cuda.is_available():
-        return "torch finds no usable GPU (no device, or a driver older than torch needs)"
-    return None
+        return (
+            "this build of torch has no GPU support; for an NVIDIA GPU install one that has:"
+            " pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/cu130"
+        )
+    if torch.cuda.is_available():
+        return None
+    if torch.version.cuda is None:
+        return "torch finds no AMD GPU (is the amdgpu driver loaded?)"
+    driver = _driver_version()
+    if driver is None:
+        return "no NVIDIA driver is loaded here"
+    cuda = torch.version.cuda
+    needed = OLDEST_DRIVER.get(int(cuda.split(".")[0]))
+    if needed is not None and driver < (needed,):
+        found = ".".join(str(part) for part in driver)
+        return (
+            f"the NVIDIA driver {found} is too old for torch's CUDA {cuda}, which needs {needed}:"
+            " update the driver, or install a torch for an older CUDA"
+            " (pip install torch --index-url https://download.pytorch.org/whl/cu126)"
+        )
+    return "the NVIDIA driver is loaded but shows no GPU (see nvidia-smi)"
+
+
+def _driver_version(path: Path = Path("/proc/driver/nvidia/version")) -> tuple[int, ...] | None:
+    """The NVIDIA kernel driver's version on Linux."""
+    try:
+        words = path.read_text(encoding="ascii", errors="replace").split()
+    except OSError:
+        return None
+    numbers = (word.split(".") for word in words if word.count(".") >= 1)
+    return next((tuple(map(int, one)) for one in numbers if all(map(str.isdigit, one))), None)
 
 
 def _free_host_bytes() -> int | None:

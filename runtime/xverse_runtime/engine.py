@@ -10,28 +10,31 @@ import torch
 
 from xverse_kernels.backend import BackendUnavailableError, KernelBackend, select_backend
 from xverse_kernels.packing import ROWS
+from xverse_runtime.batch import Batch
 from xverse_runtime.chat_template import ChatFormat
 from xverse_runtime.config import EngineConfig, ModelConfig
 from xverse_runtime.decode_loop import DecodeLoop
 from xverse_runtime.decoding import TorchSampler
-from xverse_runtime.device import select_device, set_threads
+from xverse_runtime.device import out_of_memory, select_device, set_threads
 from xverse_runtime.errors import (
     ContextOverflowError,
     DeviceError,
     ModelNotFoundError,
     UsageError,
 )
-from xverse_runtime.generation import Generation
+from xverse_runtime.generation import Generation, Prefill
 from xverse_runtime.generation_config import read_end_tokens, read_sampling_defaults
 from xverse_runtime.kv_cache import KVCache, KVPool
 from xverse_runtime.loading import load_weights, published_name, weight_bytes
 from xverse_runtime.model import Decoder
 from xverse_runtime.model_dir import ModelDirectory
+from xverse_runtime.reply import Reply
 from xverse_runtime.rope import RotaryTable
 from xverse_runtime.sampling import check_params
 from xverse_runtime.template_choice import choose_chat_format
 from xverse_runtime.tokenizer import Tokenizer, load_tokenizer
 from xverse_runtime.types import (
+    AdjustmentCallback,
     CancelFlag,
     GenerationChunk,
     LoadProgress,
@@ -43,6 +46,8 @@ from xverse_runtime.types import (
 
 # Tokens computed between two looks at the cancel flag stay few on the CPU, where they are slow.
 CPU_PREFILL_CHUNK = 128
+SMALLEST_CONTEXT = 2048  # a shorter one is chosen only by the user
+CONTEXT_STEP = 256
 # Every chunk reads all experts once more, so on a GPU few large ones are fastest.
 GPU_PREFILL_CHUNK = 2048
 GPU_WORKSPACE_BYTES = 2**30  # activations of a prefill chunk, and torch's own
@@ -72,15 +77,19 @@ class Engine:
         device: str,
         precision: str,
         bytes_per_token: int,
-        prefill_chunk: int,
+        prefill: Prefill,
         notes: tuple[str, ...],
         loop: DecodeLoop | None = None,
+        use_graphs: bool = True,
+        on_adjustment: AdjustmentCallback = lambda _code, _facts: None,
     ) -> None:
         self._decoder = decoder
         self._cache = cache
         self._text = text
         self._loop = loop
-        self._prefill_chunk = prefill_chunk
+        self._use_graphs = use_graphs
+        self._on_adjustment = on_adjustment
+        self._prefill = prefill
         self._running: Generator[GenerationChunk, None, None] | None = None
         self.model_name = model_name
         self.device = device
@@ -96,6 +105,7 @@ class Engine:
         *,
         model_name: str | None = None,
         progress: ProgressCallback | None = None,
+        on_adjustment: AdjustmentCallback = lambda _code, _facts: None,
     ) -> Engine:
         """Load a model from a local directory: the published layout, or a store.
 
@@ -104,6 +114,9 @@ class Engine:
             config: device, precision, context and so on.
             model_name: what to call it; also tells chat models from base models.
             progress: told the bytes of weights loaded so far.
+            on_adjustment: told what the engine does by itself when memory is short, now and
+                later: ``memory.smaller_context``, ``memory.smaller_chunk``,
+                ``memory.fewer_sequences``.
 
         Raises:
             XverseError: of the kind that fits; nothing else for bad files or requests.
@@ -113,9 +126,13 @@ class Engine:
         if not directory.has("config.json"):
             raise ModelNotFoundError("model.no_config", path=str(directory.path))
         model = ModelConfig.from_dir(directory)
-        context_length = _context_length(model, config)
+        wished_context = _context_length(model, config)
         text = _load_text_parts(directory, model, config, model_name)
-        device, device_reason = _choose_device(directory, model, config, context_length)
+        device, device_reason = _choose_device(directory, model, config, wished_context)
+        context_length = _fitting_context(directory, model, config, wished_context, device)
+        if context_length < wished_context:
+            facts = {"wished": wished_context, "context_length": context_length}
+            on_adjustment("memory.smaller_context", facts)
         kernels = _select_kernels(config, model, device)
         on_gpu = device.type == "cuda"
         loaded = load_weights(
@@ -132,16 +149,22 @@ class Engine:
         chunk = GPU_PREFILL_CHUNK if on_gpu else CPU_PREFILL_CHUNK
         decoder = Decoder(model, loaded.weights, kernels, rotary)
         pool = KVPool(model, context_length, loaded.dtype, device)
+
+        def told_chunk(size: int) -> None:
+            on_adjustment("memory.smaller_chunk", {"tokens": size})
+
         return cls(
             decoder,
             KVCache(pool),
             text,
-            loop=_decode_loop(decoder, pool, kernels, config) if on_gpu else None,
+            loop=_decode_loop(decoder, pool, use_graphs=config.cuda_graph) if on_gpu else None,
+            use_graphs=config.cuda_graph,
+            on_adjustment=on_adjustment,
             model_name=model_name or model.source_name or published_name(directory),
             device=str(device),
             precision=loaded.precision,
             bytes_per_token=loaded.bytes_per_token,
-            prefill_chunk=config.prefill_chunk or chunk,
+            prefill=Prefill(decoder, config.prefill_chunk or chunk, told_chunk),
             notes=(
                 f"device: {device} ({device_reason})",
                 f"precision: {loaded.parts}",
@@ -203,12 +226,83 @@ class Engine:
             prompt_ids,
             params,
             end_token_ids=() if ignore_end else self._text.end_token_ids,
-            prefill_chunk=self._prefill_chunk,
+            prefill=self._prefill,
             cancel=cancel or CancelFlag(),
             loop=self._loop,
         )
         self._running = generation.chunks()
         return self._running
+
+    def generate_batch(
+        self,
+        prompts: Sequence[Sequence[int]],
+        params: Sequence[SamplingParams] | SamplingParams | None = None,
+        cancel: CancelFlag | None = None,
+        *,
+        sequences: int = 8,
+    ) -> Generator[tuple[int, GenerationChunk], None, None]:
+        """Several replies at once, each with its own settings.
+
+        Args:
+            prompts: ids of each prompt.
+            params: for each prompt, or one for all; by default the model's own.
+            cancel: breaks all of them off.
+            sequences: how many share a step; fewer, if the memory does not hold their caches.
+
+        Yields:
+            The number of a prompt and a chunk of its reply, as they come.
+
+        Raises:
+            UsageError: as `generate`; ``batch.no_logprobs``, ``batch.sampling``.
+            ResourceError: ``memory.exhausted``, when not even one sequence fits.
+        """
+        of_each = (
+            [params or self.default_sampling] * len(prompts)
+            if params is None or isinstance(params, SamplingParams)
+            else list(params)
+        )
+        replies = []
+        for ids, one in zip(prompts, of_each, strict=True):
+            check_params(one)
+            self._check_prompt(ids)
+            if one.logprobs is not None:
+                raise UsageError("batch.no_logprobs")
+            replies.append(self._reply(ids, one))
+        if self._running is not None:
+            self._running.close()
+        if not replies:
+            return
+        pool, loop = self._batch_parts(replies, min(sequences, len(replies)))
+        for reply in replies:
+            if not loop.sampler.can_draw(reply.choice):
+                raise UsageError("batch.sampling", top_k=reply.params.top_k)
+        batch = Batch(loop, pool, self._prefill, cancel or CancelFlag())
+        yield from batch.run(replies)
+
+    def _reply(self, prompt_ids: Sequence[int], params: SamplingParams) -> Reply:
+        return Reply(
+            self._text.tokenizer,
+            prompt_ids,
+            params,
+            end_token_ids=self._text.end_token_ids,
+            capacity=self.context_length,
+        )
+
+    def _batch_parts(self, replies: Sequence[Reply], sequences: int) -> tuple[KVPool, DecodeLoop]:
+        """Caches for as many sequences as fit, and a loop over them."""
+        capacity = max(reply.prompt_tokens + reply.limit for reply in replies)
+        decoder, device = self._decoder, self._decoder.device
+        dtype = self._cache.pool.keys[0].dtype
+        while True:
+            try:
+                pool = KVPool(decoder.config, capacity, dtype, device, sequences)
+                return pool, _decode_loop(decoder, pool, use_graphs=self._use_graphs)
+            except torch.OutOfMemoryError as error:
+                if sequences == 1:
+                    raise out_of_memory(device, error) from None
+                sequences //= 2
+                self._on_adjustment("memory.fewer_sequences", {"sequences": sequences})
+                torch.cuda.empty_cache()
 
     def _check_prompt(self, prompt_ids: Sequence[int]) -> None:
         if not prompt_ids:
@@ -261,14 +355,38 @@ def _choose_device(
     device, reason = select_device(config.device)
     if config.device != "auto" or device.type == "cpu":
         return device, reason
-    needed = weight_bytes(directory, model, config.precision)
-    needed += KVPool.bytes_needed(model, context_length, torch.bfloat16) + GPU_WORKSPACE_BYTES
+    least = context_length if config.context_length else min(context_length, SMALLEST_CONTEXT)
+    needed = _needed_bytes(directory, model, config, least)
     free = torch.cuda.mem_get_info(device)[0]
     if needed > free:
         gib = 2**30
         sizes = f"the model needs {needed / gib:.1f} GiB, the GPU has {free / gib:.1f} GiB free"
         return torch.device("cpu"), sizes
     return device, reason
+
+
+def _fitting_context(
+    directory: ModelDirectory,
+    model: ModelConfig,
+    config: EngineConfig,
+    wished: int,
+    device: torch.device,
+) -> int:
+    """The context that fits on a GPU beside the weights; one that was asked for stays."""
+    if device.type == "cpu" or config.context_length is not None:
+        return wished
+    free = torch.cuda.mem_get_info(device)[0]
+    room = free - _needed_bytes(directory, model, config, 0)
+    fits = room // KVPool.bytes_needed(model, 1, torch.bfloat16)
+    return min(wished, max(SMALLEST_CONTEXT, fits // CONTEXT_STEP * CONTEXT_STEP))
+
+
+def _needed_bytes(
+    directory: ModelDirectory, model: ModelConfig, config: EngineConfig, context_length: int
+) -> int:
+    """GPU memory for weights, cache and work."""
+    cache = KVPool.bytes_needed(model, context_length, torch.bfloat16)
+    return weight_bytes(directory, model, config.precision) + cache + GPU_WORKSPACE_BYTES
 
 
 def _select_kernels(
@@ -292,15 +410,12 @@ def _select_kernels(
         ) from None
 
 
-def _decode_loop(
-    decoder: Decoder, pool: KVPool, kernels: KernelBackend, config: EngineConfig
-) -> DecodeLoop:
-    sampler = kernels.sampler(pool.sequences, decoder.config.vocab_size)
-    if sampler is None:
-        return DecodeLoop(
-            decoder, pool, TorchSampler(pool.sequences, decoder.device), use_graphs=False
-        )
-    return DecodeLoop(decoder, pool, sampler, use_graphs=config.cuda_graph)
+def _decode_loop(decoder: Decoder, pool: KVPool, *, use_graphs: bool) -> DecodeLoop:
+    sampler = decoder.kernels.sampler(pool.sequences, decoder.config.vocab_size)
+    if sampler is None:  # these kernels choose no tokens, and cannot be captured
+        plain = TorchSampler(pool.sequences, decoder.device)
+        return DecodeLoop(decoder, pool, plain, use_graphs=False)
+    return DecodeLoop(decoder, pool, sampler, use_graphs=use_graphs)
 
 
 def _ignore(_progress: LoadProgress) -> None:

@@ -154,8 +154,10 @@ class Decoder:
         return self._head(x)
 
     def _embed(self, ids: Tensor) -> Tensor:
-        weights = self._weights
-        return F.embedding(ids, weights.embedding).to(weights.norm.device, weights.norm.dtype)
+        norm = self._weights.norm
+        # Sums of many layers can leave the range of fp16, so the residual stream is fp32 there.
+        dtype = torch.float32 if norm.dtype == torch.float16 else norm.dtype
+        return F.embedding(ids, self._weights.embedding).to(norm.device, dtype)
 
     def _head(self, x: Tensor) -> Tensor:
         norm = Norm(self._weights.norm, self.config.rms_norm_eps)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+
+if TYPE_CHECKING:  # the command line's help must not wait for torch
+    from torch import Tensor
 
 FinishReason = Literal["stop", "length", "interrupted"]
 Role = Literal["system", "user", "assistant"]
@@ -92,6 +95,17 @@ class GenerationChunk:
     seed: int = 0  # the seed in effect, also when it was drawn
     usage: Usage = field(default_factory=Usage)
     timings: Timings = field(default_factory=Timings)
+
+
+class Drawn(NamedTuple):
+    """A token, and the logits [vocab] it was chosen by where the host has them."""
+
+    token: int
+    logits: Tensor | None
+
+
+# Told the code and the facts of a change that the engine made by itself, to word for the user.
+AdjustmentCallback = Callable[[str, Mapping[str, object]], None]
 
 
 class CancelFlag:

@@ -14,6 +14,7 @@ from xverse_cli.messages.en import ERRORS, TEXTS
 from xverse_runtime.errors import XverseError
 
 SOURCES = Path(messages.__file__).parents[1]
+RUNTIME = SOURCES.parent / "runtime"  # codes that the command line words
 
 
 def placeholders(template: str) -> set[str]:
@@ -64,7 +65,7 @@ def test_no_text_is_unused() -> None:
     """A key is used where it, or the f-string it is made by, stands in the source."""
     source = "\n".join(
         path.read_text(encoding="utf-8")
-        for path in SOURCES.rglob("*.py")
+        for path in (*SOURCES.rglob("*.py"), *RUNTIME.rglob("*.py"))
         if path.parent.name != "messages" or path.name == "__init__.py"
     )
     made = [re.escape(key).replace("KEY", r"[a-z_]+") for key in re.findall(r'f"([^"]+)"', source)]

@@ -51,6 +51,8 @@ VALUES: dict[str, tuple[str, Any]] = {
     "context": ("512", 512),
     "chat_template": ("raw", "raw"),
     "threads": ("2", 2),
+    "backend": ("reference", "reference"),
+    "cuda_graph": ("false", False),
     "system": ("简短。", "简短。"),
     "temperature": ("0.25", 0.25),
     "top_k": ("0", 0),
@@ -70,6 +72,12 @@ def test_every_setting_from_every_layer(key: str, tmp_path: Path) -> None:
     assert getattr(load_settings({}, environ), key) == value
     assert getattr(load_settings({}, {variable(key): written}), key) == value
     assert getattr(load_settings({key: value}, {}), key) == value
+
+
+def test_a_switch_takes_on_and_off_alone() -> None:
+    for word, value in (("on", True), ("OFF", False), ("1", True), ("no", False)):
+        assert load_settings({}, {"XVERSE_CUDA_GRAPH": word}).cuda_graph is value
+    assert "one of on, off" in failure({}, {"XVERSE_CUDA_GRAPH": "offf"})
 
 
 def test_precedence(tmp_path: Path) -> None:

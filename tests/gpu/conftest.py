@@ -1,4 +1,7 @@
-"""Tests that need a GPU: skipped where there is none, and collected without one."""
+"""Tests that need a GPU: collected only by ``pytest -m gpu``, skipped where there is none.
+
+Otherwise they would load the kernels for a GPU, and the interpreter's tests want them for itself.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,12 @@ import torch
 import bench.gpu  # noqa: F401  (puts the packages on the path in a plain checkout)
 
 HERE = Path(__file__).parent
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    if HERE in collection_path.parents and config.getoption("markexpr") != "gpu":
+        return True
+    return None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -41,6 +41,23 @@ def test_fp32_on_the_gpu_is_exact() -> None:
         assert reply(gpu, question) == reply(cpu, question)
 
 
+def test_fp16_answers_like_bf16() -> None:
+    half, brain = load(device="cuda", precision="fp16"), load(device="cuda", precision="bf16")
+    for question in QUESTIONS:
+        assert agreement(reply(half, question), reply(brain, question)) > 0.9
+
+
+def test_several_replies_at_once() -> None:
+    engine = load(device="cuda")
+    prompts = [engine.encode_chat([Message("user", one)]) for one in QUESTIONS * 3]
+    expected = [reply(engine, one) for one in QUESTIONS * 3]
+    found: list[list[int]] = [[] for _ in prompts]
+    for number, chunk in engine.generate_batch(prompts, GREEDY, sequences=4):
+        found[number] += chunk.token_ids
+    for one, other in zip(found, expected, strict=True):
+        assert agreement(one, other) > 0.9
+
+
 def test_graphs_change_nothing() -> None:
     graphs, plain = load(device="cuda"), load(device="cuda", cuda_graph=False)
     sampled = SamplingParams(temperature=0.8, top_k=20, max_new_tokens=48, seed=5)

@@ -8,16 +8,28 @@ AVX2 order, with which all agree to 1.1e-4 whatever the machine.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from tests.runtime.helpers import (
+    CPU,
     GOLDEN,
     MOE_CHECKPOINTS,
     expected_cases,
     expected_tensors_of,
     load_decoder,
 )
+from xverse_kernels.backend import select_backend
+from xverse_runtime.checkpoint import read_checkpoint
+from xverse_runtime.config import ModelConfig
+from xverse_runtime.kv_cache import KVCache, KVPool
+from xverse_runtime.model import Decoder
+from xverse_runtime.model_dir import ModelDirectory
+from xverse_runtime.rope import RotaryTable
+from xverse_runtime.tensors import EMBEDDING
+from xverse_runtime.weights import assemble_weights
 
 CHUNK_TOLERANCE = 1e-4
 LOGIT_TOLERANCE = 2e-4
@@ -128,3 +140,23 @@ def test_a_full_cache_is_refused() -> None:
     decoder, cache = load_decoder(GOLDEN / "moe-safetensors", context=4)
     with pytest.raises(IndexError, match="5 tokens in a cache of 4"):
         decoder.forward([1, 2, 3, 4, 5], cache)
+
+
+def test_fp16_survives_a_residual_stream_beyond_its_range() -> None:
+    directory = ModelDirectory.open(GOLDEN / "moe-bin")
+    config = ModelConfig.from_dir(directory)
+    tensors = dict(read_checkpoint(directory, config))
+    ids = expected_cases("moe-bin")[0]["prompt_token_ids"]
+    # An embedding so large that a sum of fp16 numbers would be infinite; norms take it away again.
+    tensors[EMBEDDING] = tensors[EMBEDDING].float() * 60000.0
+    logits = {}
+    for dtype in (torch.float16, torch.float32):
+        weights = assemble_weights(tensors, config, dtype, CPU)
+        weights = replace(weights, embedding=tensors[EMBEDDING])
+        kernels = select_backend("reference", CPU)
+        decoder = Decoder(config, weights, kernels, RotaryTable(config, 64, CPU))
+        logits[dtype] = decoder.forward(ids, KVCache(KVPool(config, 64, dtype, CPU)))
+    assert tensors[EMBEDDING].abs().max() > torch.finfo(torch.float16).max
+    assert torch.isfinite(logits[torch.float16]).all()
+    difference = (logits[torch.float16] - logits[torch.float32]).norm()
+    assert difference < 0.02 * logits[torch.float32].norm()

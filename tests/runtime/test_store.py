@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,11 @@ from tests.runtime.helpers import (
 from xverse_kernels import reference
 from xverse_kernels.packing import ExpertBlocks
 from xverse_kernels.types import Routing
-from xverse_runtime.config import EngineConfig
-from xverse_runtime.engine import Engine
+from xverse_runtime.config import EngineConfig, ModelConfig
+from xverse_runtime.engine import Engine, _fitting_context
 from xverse_runtime.errors import IntegrityError, ResourceError, UsageError, XverseError
+from xverse_runtime.kv_cache import KVPool
+from xverse_runtime.loading import weight_bytes
 from xverse_runtime.model_dir import ModelDirectory
 from xverse_runtime.store import convert as convert_module
 from xverse_runtime.store import place
@@ -471,9 +473,34 @@ def test_a_kill_before_the_rename_loses_nothing(
     assert not (tmp_path / "out" / "progress.json").exists()
 
 
-def test_the_default_device_runs_a_store_where_there_is_a_gpu(
-    store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def full_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU that is there, with 1 GiB and 3 MiB free."""
     gpu = (torch.device("cuda", 0), "a CUDA device is present")
     monkeypatch.setattr("xverse_runtime.engine.select_device", lambda _wish: gpu)
-    assert Engine.load(store).device == "cpu"
+    free = 2**30 + 3 * 2**20
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (free, 8 * 2**30))
+
+
+@pytest.mark.usefixtures("full_gpu")
+def test_the_default_device_is_the_cpu_where_the_model_does_not_fit_the_gpu(store: Path) -> None:
+    engine = Engine.load(store)
+    assert engine.device == "cpu"
+    assert "the GPU has 1.0 GiB free" in engine.notes[0]
+
+
+@pytest.mark.usefixtures("full_gpu")
+def test_the_context_shrinks_to_what_fits_beside_the_weights(store: Path) -> None:
+    directory = ModelDirectory.open(store)
+    model = replace(ModelConfig.from_dir(directory), max_position_embeddings=100_000)
+    gpu = torch.device("cuda", 0)
+    per_token = KVPool.bytes_needed(model, 1, torch.bfloat16)
+    room = 3 * 2**20 - weight_bytes(directory, model, "auto")
+    fitting = _fitting_context(directory, model, EngineConfig(), 100_000, gpu)
+    assert fitting == max(2048, room // per_token // 256 * 256)
+    wished = EngineConfig(context_length=90_000)
+    assert _fitting_context(directory, model, wished, 90_000, gpu) == 90_000
+    assert _fitting_context(directory, model, EngineConfig(), 100, gpu) == 100
+    assert (
+        _fitting_context(directory, model, EngineConfig(), 100_000, torch.device("cpu")) == 100_000
+    )

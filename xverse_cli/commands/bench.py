@@ -65,6 +65,8 @@ def bench(
     device: options.Device = None,
     context: options.Context = None,
     threads: options.Threads = None,
+    backend: options.Backend = None,
+    cuda_graph: options.CudaGraph = None,
     verbose: options.Verbose = 0,
     quiet: options.Quiet = False,
 ) -> Job:

@@ -91,6 +91,8 @@ def generate(
     context: options.Context = None,
     chat_template: options.ChatTemplate = None,
     threads: options.Threads = None,
+    backend: options.Backend = None,
+    cuda_graph: options.CudaGraph = None,
     verbose: options.Verbose = 0,
     quiet: options.Quiet = False,
 ) -> Job:

@@ -56,6 +56,8 @@ TEXTS: dict[str, str] = {
     "help.chat_template": "Chat format: human-assistant, system-user-assistant, raw,"
     " or a Jinja file.",
     "help.threads": "Processor threads to compute with.",
+    "help.backend": "Kernels to compute with: auto, triton (GPU) or reference (plain torch).",
+    "help.cuda_graph": "Replay decoding steps as CUDA graphs (on); off helps to find faults.",
     "help.system": "A system message that stands before the conversation.",
     "help.temperature": "Randomness; 0 always takes the likeliest token.",
     "help.top_k": "Choose among this many of the likeliest tokens; 0 is all.",
@@ -96,6 +98,15 @@ TEXTS: dict[str, str] = {
     "help.bench_prompt": "Length of the prompt.",
     "help.bench_new": "Tokens to generate.",
     "help.bench_rounds": "How often to measure; the medians are shown.",
+    "memory.smaller_context": (
+        "The context is {context_length} tokens instead of {wished}: more does not fit on the GPU."
+    ),
+    "memory.smaller_chunk": (
+        "The GPU's memory is short: the prompt is computed {tokens} tokens at a time from now on."
+    ),
+    "memory.fewer_sequences": (
+        "The GPU's memory is short: {sequences} replies at a time instead of more."
+    ),
     "bench.making": "Making {path}; this is done once.",
     "bench.progress": "Making {shape}",
     "bench.round": "Round {number} of {rounds}",

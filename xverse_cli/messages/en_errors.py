@@ -167,10 +167,23 @@ ERRORS: dict[str, tuple[str, str]] = {
         "Not enough memory on {device}: {needed_bytes} needed, {free_bytes} free.",
         "Close other programs, choose a smaller --context, or try: --model demo",
     ),
+    "memory.exhausted": (
+        "The memory of {device} is full: {free_bytes} free, {held_bytes} held by this program"
+        " ({detail}).",
+        "Close other programs that use it, or choose a smaller --context.",
+    ),
     # Generating.
     "context.overflow": (
         "The prompt has {prompt_tokens} tokens; the context holds {context_length}.",
         "Shorten the prompt.",
+    ),
+    "batch.no_logprobs": (
+        "Several prompts at once give no log-probabilities.",
+        "Leave out --logprobs, or give one prompt.",
+    ),
+    "batch.sampling": (
+        "Several prompts at once need --top-k from 1 to 64, or --temperature 0; not {top_k}.",
+        "Choose --top-k 64.",
     ),
     "context.too_long": (
         "A context of {requested} tokens is more than the model can take ({maximum}).",

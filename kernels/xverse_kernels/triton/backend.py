@@ -56,9 +56,9 @@ class TritonBackend:
                 pdl=self._pdl,
             )
         if norm is not None:
-            x = F.rms_norm(x, x.shape[-1:], norm.weight, norm.eps)
+            x = experts.normed_state(x, norm.weight, norm.eps)
         dense = linear.dequantise(weight, x.dtype) if isinstance(weight, PackedMatrix) else weight
-        if residual is None or bias is not None:
+        if residual is None or bias is not None or residual.dtype != x.dtype:
             y = F.linear(x, dense, bias)
             y = y if residual is None else residual + y
         else:
@@ -118,8 +118,8 @@ class TritonBackend:
     ) -> Tensor:
         tokens = x.shape[0]
         routed = RoutedTokens(
-            F.rms_norm(x, x.shape[-1:], norm.weight, norm.eps),
-            x.new_ones(tokens, 1),
+            experts.normed_state(x, norm.weight, norm.eps),
+            torch.ones(tokens, 1, dtype=norm.weight.dtype, device=x.device),
             torch.zeros(tokens, 1, dtype=torch.int32, device=x.device),
             x.new_empty(tokens, 0, dtype=torch.float32),
         )

@@ -76,7 +76,7 @@ def route(
     require_rows(x, norm, router)
     (tokens, hidden), experts = x.shape, router.shape[0]
     slots, device = top_k + shared, x.device
-    weights = torch.empty(tokens, slots, dtype=x.dtype, device=device)
+    weights = torch.empty(tokens, slots, dtype=norm.dtype, device=device)
     expert_ids = torch.empty(tokens, slots, dtype=torch.int32, device=device)
     sizes = {
         "EXPERTS": experts,
@@ -86,11 +86,11 @@ def route(
         "SLOTS_PADDED": padded(slots),
     }
     if tokens > ROUTER_TOKENS:
-        normed = F.rms_norm(x, (hidden,), norm, eps)
+        normed = normed_state(x, norm, eps)
         logits = F.linear(normed.float(), router)
         _choose((tokens,), (logits, expert_ids, weights, RENORMALISE_EPS), sizes, warps=1)
         return RoutedTokens(normed, weights, expert_ids, logits)
-    normed = torch.empty_like(x)
+    normed = torch.empty(tokens, hidden, dtype=norm.dtype, device=device)
     logits = torch.empty(tokens, experts, dtype=torch.float32, device=device)
     _router(
         (tokens, -(-experts // ROUTER_EXPERTS)),
@@ -119,6 +119,11 @@ def route(
     return RoutedTokens(normed, weights, expert_ids, logits)
 
 
+def normed_state(x: Tensor, norm: Tensor, eps: float) -> Tensor:
+    """The norm of a residual stream that may be wider, in the dtype of the norm's weight."""
+    return F.rms_norm(x, x.shape[-1:], norm.to(x.dtype), eps).to(norm.dtype)
+
+
 def gate_up_each(
     routed: RoutedTokens,
     experts: ExpertBlocks,
@@ -128,6 +133,7 @@ def gate_up_each(
 ) -> Tensor:
     """``silu(gate x) * (up x)`` for every slot of every token: [T * S, I]."""
     weights, scales, bits = block_views(experts)
+    require_rows(routed.normed, routed.expert_ids)
     tile = tile or GATE_UP[bits]
     layout, (tokens, slots) = experts.layout, routed.expert_ids.shape
     h = torch.empty(
@@ -164,7 +170,7 @@ def down_each(
 ) -> Tensor:
     """``residual + sum of weight * (down h)`` over a token's slots: [T, H]."""
     weights, scales, bits = block_views(experts)
-    require_rows(residual)
+    require_rows(h, routed.expert_ids, routed.weights, residual)
     tile = tile or DOWN[bits]
     layout, (tokens, slots) = experts.layout, routed.expert_ids.shape
     out = torch.empty_like(residual)
@@ -211,7 +217,7 @@ def experts_grouped(
 ) -> Tensor:
     """``residual + weighted sum of the experts`` by matrix products over sorted pairs: [T, H]."""
     weights, scales, bits = block_views(experts)
-    require_rows(residual)
+    require_rows(routed.normed, routed.expert_ids, routed.weights, residual)
     layout, (tokens, slots) = experts.layout, routed.expert_ids.shape
     device, dtype, pairs = residual.device, routed.normed.dtype, tokens * slots
     count = experts.table.shape[0]

@@ -54,6 +54,7 @@ def matrix_views(weight: Tensor | PackedMatrix) -> tuple[Tensor, Tensor, int, in
 
 def block_views(experts: ExpertBlocks) -> tuple[Tensor, Tensor, int]:
     """(weights as the kernel reads them, scales, bits) of expert blocks."""
+    require_rows(experts.blocks, experts.table)
     form = experts.layout.form
     if form.dtype is None:
         return experts.blocks.view(torch.int32), experts.blocks.view(torch.float16), form.bits
@@ -149,15 +150,15 @@ class Launcher:
             *constants.values(),
             *(arg.dtype for arg in args if isinstance(arg, Tensor)),
         )
+        for arg in args:
+            if isinstance(arg, Tensor) and arg.data_ptr() % 16:
+                raise ValueError("kernels take memory aligned to 16 bytes")
         compiled = self._compiled.get(key)
         if compiled is not None:
             compiled[(*grid, 1, 1)[:3]](*args, *constants.values())
             return
         # compiled kernels take all by position, so the order of the constants must be the kernel's
         assert tuple(constants) == tuple(self._kernel.arg_names[len(args) :])
-        for arg in args:
-            if isinstance(arg, Tensor) and arg.data_ptr() % 16:
-                raise ValueError("kernels take memory aligned to 16 bytes")
         # AMD's compiler does not know the option
         options = {"launch_pdl": True} if pdl else {}
         compiled = self._kernel[grid](

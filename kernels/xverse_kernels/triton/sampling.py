@@ -44,12 +44,13 @@ class SamplerState:
         )
 
 
-def sample(logits: Tensor, state: SamplerState) -> Tensor:
+def sample(logits: Tensor, state: SamplerState, first: int = 0) -> Tensor:
     """Draw one token of each sequence into ``state.tokens``, and return them.
 
     Args:
-        logits: fp32 [T, vocab].
+        logits: fp32 [rows, vocab], of the sequences from ``first`` on.
         state: settings and buffers; ``seen`` and ``steps`` move on.
+        first: sequence of the first row.
     """
     require_rows(logits)
     rows, vocab = logits.shape
@@ -57,7 +58,7 @@ def sample(logits: Tensor, state: SamplerState) -> Tensor:
     keys = torch.empty(rows, blocks, CANDIDATES, dtype=torch.int64, device=logits.device)
     _candidates(
         (rows, blocks),
-        (logits, state.seen, state.settings, state.top_k, keys, vocab),
+        (logits, state.seen, state.settings, state.top_k, keys, vocab, first),
         {"BLOCK": BLOCK, "CANDIDATES": CANDIDATES},
         warps=CANDIDATES_WARPS,
     )
@@ -73,6 +74,7 @@ def sample(logits: Tensor, state: SamplerState) -> Tensor:
             state.tokens,
             vocab,
             blocks,
+            first,
         ),
         {"BLOCKS_PADDED": padded(blocks), "CANDIDATES": CANDIDATES},
         warps=1,
@@ -107,5 +109,5 @@ class DeviceSampler:
         state.seen[row] = 0
         state.seen[row, torch.tensor(history, dtype=torch.int64, device=device)] = 1
 
-    def __call__(self, logits: Tensor) -> Tensor:
-        return sample(logits, self._state)
+    def __call__(self, logits: Tensor, first: int = 0) -> Tensor:
+        return sample(logits, self._state, first)

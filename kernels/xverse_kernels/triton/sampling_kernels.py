@@ -16,7 +16,7 @@ LARGEST = tl.constexpr(3.0e38)
 @triton.jit
 def key_of(logits, ids):
     """int64 keys: a larger logit, or the same and a lower id, is a larger key."""
-    bits = logits.to(tl.int32, bitcast=True)
+    bits = tl.where(logits == 0.0, 0.0, logits).to(tl.int32, bitcast=True)  # -0 is 0
     ordered = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
     return (ordered.to(tl.int64) << 32) | (0x7FFFFFFF - ids).to(tl.int64)
 
@@ -34,24 +34,25 @@ def id_of(keys):
     return (0x7FFFFFFF - (keys & 0x7FFFFFFF)).to(tl.int32)
 
 
-@triton.jit(do_not_specialize=["vocab"])
+@triton.jit(do_not_specialize=["vocab", "first"])
 def candidates_kernel(
-    logits_ptr, seen_ptr, settings_ptr, counts_ptr, keys_ptr, vocab,
+    logits_ptr, seen_ptr, settings_ptr, counts_ptr, keys_ptr, vocab, first,
     BLOCK: tl.constexpr, CANDIDATES: tl.constexpr,
 ):  # fmt: skip
     """The largest keys of BLOCK penalised logits of one sequence.
 
-    Grid: sequences, blocks. logits fp32 [T, vocab]; seen int8 [T, vocab], 1 for tokens of the text
-    so far; settings fp32 [T, 4]: temperature, repetition penalty, top-p, min-p; counts int32 [T]:
-    top-k. Writes top-k keys of each block, largest first, to int64 [T, blocks, CANDIDATES]; at
-    temperature 0 only one.
+    Grid: rows, blocks. Row 0 is sequence ``first``. logits fp32 [rows, vocab]; seen int8
+    [T, vocab], 1 for tokens of the text so far; settings fp32 [T, 4]: temperature, repetition
+    penalty, top-p, min-p; counts int32 [T]: top-k. Writes top-k keys of each block, largest first,
+    to int64 [rows, blocks, CANDIDATES]; at temperature 0 only one.
     """
-    row, block = tl.program_id(0), tl.program_id(1)
+    block = tl.program_id(1)
+    row = first + tl.program_id(0)
     ids = block * BLOCK + tl.arange(0, BLOCK)
     inside = ids < vocab
-    at = row.to(tl.int64) * vocab + ids
-    logits = tl.load(logits_ptr + at, mask=inside, other=0.0)
-    seen = tl.load(seen_ptr + at, mask=inside, other=0)
+    logits_at = tl.program_id(0).to(tl.int64) * vocab + ids
+    logits = tl.load(logits_ptr + logits_at, mask=inside, other=0.0)
+    seen = tl.load(seen_ptr + row.to(tl.int64) * vocab + ids, mask=inside, other=0)
     temperature = tl.load(settings_ptr + row * 4)
     penalty = tl.load(settings_ptr + row * 4 + 1)
     broken = tl.max((tl.abs(logits) <= 3.4028235e38).to(tl.int32) ^ 1, axis=0) > 0
@@ -60,7 +61,7 @@ def candidates_kernel(
     logits = tl.where(seen > 0, penalised, logits)
     keys = tl.where(inside, key_of(logits, ids), LOWEST_KEY)
     keys = tl.where(broken, BROKEN_KEY, keys)
-    out = keys_ptr + (row * tl.num_programs(1) + block) * CANDIDATES
+    out = keys_ptr + (tl.program_id(0) * tl.num_programs(1) + block) * CANDIDATES
     if temperature == 0.0:
         tl.store(out, tl.max(keys, axis=0))
     else:
@@ -71,19 +72,20 @@ def candidates_kernel(
             keys = tl.where(keys == best, LOWEST_KEY, keys)
 
 
-@triton.jit(do_not_specialize=["vocab", "blocks"])
+@triton.jit(do_not_specialize=["vocab", "blocks", "first"])
 def draw_kernel(
     keys_ptr, settings_ptr, counts_ptr, seeds_ptr, steps_ptr, seen_ptr, tokens_ptr, vocab, blocks,
+    first,
     BLOCKS_PADDED: tl.constexpr, CANDIDATES: tl.constexpr,
 ):  # fmt: skip
-    """One token of each sequence (grid: sequences), drawn among the largest keys.
+    """One token of each row's sequence (grid: rows), drawn among the largest keys.
 
     counts int32 [T]: top-k; seeds int64 [T]; steps int64 [T], a number that no two draws share.
     The token, or -1 if some logit was not finite, goes to tokens int64 [T] and into ``seen``.
     """
-    row = tl.program_id(0)
+    row = first + tl.program_id(0)
     temperature = tl.load(settings_ptr + row * 4)
-    base = keys_ptr + row * blocks * CANDIDATES
+    base = keys_ptr + tl.program_id(0) * blocks * CANDIDATES
     block = tl.arange(0, BLOCKS_PADDED)
     heads = tl.load(base + block * CANDIDATES, mask=block < blocks, other=LOWEST_KEY)
     best = tl.max(heads, axis=0)

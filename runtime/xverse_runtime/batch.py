@@ -1,0 +1,130 @@
+"""Several replies at once: sequences of different lengths share each step, and a finished one
+makes room for the next prompt of the queue."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+
+from xverse_runtime.decode_loop import DecodeLoop, TokenMailbox
+from xverse_runtime.errors import GenerationError
+from xverse_runtime.generation import Prefill
+from xverse_runtime.kv_cache import KVCache, KVPool
+from xverse_runtime.reply import Reply
+from xverse_runtime.types import CancelFlag, Drawn, GenerationChunk
+
+
+@dataclass
+class _Running:
+    """A reply in one of the pool's sequences."""
+
+    number: int
+    reply: Reply
+    position: int  # of the newest token
+    computed: int  # tokens chosen so far, read or not
+
+
+class Batch:
+    """Runs replies; each has its own settings and ends by itself."""
+
+    def __init__(
+        self, loop: DecodeLoop, pool: KVPool, prefill: Prefill, cancel: CancelFlag
+    ) -> None:
+        """As many at once as the pool has sequences; ``prefill`` with the loop's decoder."""
+        self._loop = loop
+        self._pool = pool
+        self._prefill = prefill
+        self._cancel = cancel
+        self._mailbox = TokenMailbox(pool.sequences, loop.positions.device, depth=4)
+        self._running: dict[int, _Running] = {}
+        # who was in which sequence when the tokens in the mailbox were chosen
+        self._expected: deque[dict[int, _Running]] = deque()
+
+    def run(self, replies: Sequence[Reply]) -> Generator[tuple[int, GenerationChunk], None, None]:
+        """Chunks of the replies with their numbers, as they come.
+
+        Raises:
+            GenerationError: ``sampling.non_finite``.
+        """
+        waiting = deque(enumerate(replies))
+        while waiting or self._running:
+            while waiting and len(self._running) < self._pool.sequences:
+                if self._cancel.is_set():
+                    break
+                self._begin(*waiting.popleft())
+                yield from self._read()
+            if self._cancel.is_set():
+                yield from self._interrupt(waiting)
+                return
+            self._step()
+            # One step behind: what is read now was chosen before the step under way.
+            while len(self._expected) > 1 or (self._expected and not self._can_step()):
+                yield from self._read()
+
+    def _begin(self, number: int, reply: Reply) -> None:
+        """Compute a prompt in a free sequence, and choose its first token."""
+        started = perf_counter()
+        free = next(one for one in range(self._pool.sequences) if one not in self._running)
+        logits = self._prefill(reply.history, KVCache(self._pool, free))
+        loop = self._loop
+        loop.sampler.begin(free, reply.history, reply.choice)
+        loop.start(free, len(reply.history))
+        self._mailbox.post(loop.sampler(logits, free))
+        running = _Running(number, reply, len(reply.history), 1)
+        self._running[free] = running
+        self._expected.append({free: running})
+        reply.clock.prefill_s = perf_counter() - started
+
+    def _can_step(self) -> bool:
+        return any(one.computed < one.reply.limit for one in self._running.values())
+
+    def _step(self) -> None:
+        """One more token of every reply that wants one."""
+        active = {
+            sequence: one
+            for sequence, one in self._running.items()
+            if one.computed < one.reply.limit
+        }
+        for sequence in self._running.keys() - active.keys():
+            self._loop.pause(sequence)
+        if not active:
+            return
+        longest = max(one.position for one in active.values())
+        self._mailbox.post(self._loop.step(longest))
+        for one in active.values():
+            one.position += 1
+            one.computed += 1
+        self._expected.append(active)
+
+    def _read(self) -> Generator[tuple[int, GenerationChunk], None, None]:
+        """The oldest tokens in the mailbox, for the replies that have not ended since."""
+        started = perf_counter()
+        tokens = self._mailbox.take()
+        waited = perf_counter() - started
+        for sequence, one in self._expected.popleft().items():
+            if self._running.get(sequence) is not one:
+                continue
+            token = tokens[sequence]
+            if token < 0:
+                step = len(one.reply.history) - one.reply.prompt_tokens
+                raise GenerationError("sampling.non_finite", step=step)
+            clock = one.reply.clock
+            clock.decode_s += waited
+            clock.decoded += 1
+            chunk = one.reply.push(Drawn(token, None))
+            if chunk.finish_reason is not None:
+                del self._running[sequence]
+                self._loop.pause(sequence)
+            yield one.number, chunk
+
+    def _interrupt(
+        self, waiting: deque[tuple[int, Reply]]
+    ) -> Generator[tuple[int, GenerationChunk], None, None]:
+        for one in self._running.values():
+            yield one.number, one.reply.interrupt()
+        for number, reply in waiting:
+            yield number, reply.interrupt()
+        self._running.clear()
+        self._mailbox.clear()

@@ -1,0 +1,164 @@
+"""Attention of single new tokens, and of stretches of tokens."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.kernels.triton.interpreter import (
+    FLOATS,
+    HALF_AND_FULL,
+    LIMITS,
+    NAN,
+    guarded,
+    name_of,
+    randn,
+    relative_error,
+)
+from xverse_kernels.reference_backend import ReferenceBackend
+from xverse_kernels.triton.attention import attend_each, attend_span
+from xverse_kernels.triton.launch import Workspace
+from xverse_kernels.types import Rotary
+
+ONE_PART, EIGHT_PARTS, ALL_PARTS = 200, 1000, 5000  # `longest` for so many parts of the past
+SHAPES = [(2, 2, 80), (4, 2, 64), (3, 1, 128), (2, 1, 80)]  # heads, kv_heads, head_dim
+
+
+def rotary_table(capacity: int, dim: int) -> Rotary:
+    frequencies = 1e4 ** -(torch.arange(0, dim, 2) / dim)
+    angles = torch.outer(torch.arange(capacity).float(), frequencies)
+    angles = torch.cat((angles, angles), dim=-1)
+    return Rotary(guarded(angles.cos()), guarded(angles.sin()))
+
+
+class Case:
+    """Sequences of different lengths, and their newest tokens; NaN where nothing is cached yet."""
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        capacity: int,
+        pasts: dict[int, int],
+        dtype: torch.dtype = torch.float32,
+        tokens: int = 1,
+        sequences: int = 0,
+    ) -> None:
+        heads, kv_heads, dim = shape
+        rows = len(pasts) * tokens
+        self.rotary = rotary_table(capacity, dim)
+        self.qkv = guarded(randn(rows, (heads + 2 * kv_heads) * dim, seed=rows).to(dtype))
+        cache = (sequences or max(pasts) + 1, kv_heads, capacity, dim)
+        self.keys, self.values = (guarded(torch.full(cache, NAN).to(dtype)) for _ in range(2))
+        for sequence, past in pasts.items():
+            filled = (kv_heads, past, dim)
+            self.keys[sequence, :, :past] = randn(*filled, seed=2 * sequence).to(dtype)
+            self.values[sequence, :, :past] = randn(*filled, seed=2 * sequence + 1).to(dtype)
+        self.sequences = torch.tensor(list(pasts), dtype=torch.int32)
+        self.positions = torch.tensor(list(pasts.values()), dtype=torch.int32)
+        self.wide_keys = self.keys.to(torch.float32, copy=True)
+        self.wide_values = self.values.to(torch.float32, copy=True)
+
+    def expect_each(self) -> Tensor:
+        """The reference in fp32; it fills the wide caches."""
+        return ReferenceBackend().attend_each(
+            self.qkv.float(),
+            self.rotary,
+            self.wide_keys,
+            self.wide_values,
+            self.sequences,
+            self.positions,
+            0,
+        )
+
+    def each(self, workspace: Workspace, longest: int) -> Tensor:
+        return attend_each(
+            self.qkv,
+            *self.rotary,
+            self.keys,
+            self.values,
+            self.positions,
+            self.sequences,
+            workspace,
+            longest=longest,
+        )
+
+    def check_caches(self) -> None:
+        """They hold what the reference's hold, and NaN in all other places."""
+        limit = 8e-3 if self.keys.dtype == torch.bfloat16 else 1e-3
+        for ours, theirs in ((self.keys, self.wide_keys), (self.values, self.wide_values)):
+            assert torch.allclose(ours.float(), theirs, atol=limit, rtol=limit, equal_nan=True)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", FLOATS, ids=name_of)
+def test_a_token_each_of_several_sequences(
+    shape: tuple[int, int, int], dtype: torch.dtype, workspace: Workspace
+) -> None:
+    # positions: the first ones, around the edge of a block of 32, the last place
+    pasts = {5: 63, 2: 0, 0: 31, 4: 32, 1: 33, 3: 1}
+    case = Case(shape, 64, pasts, dtype, sequences=7)
+    expected = case.expect_each()
+    actual = case.each(workspace, ONE_PART)
+    assert actual.dtype == dtype
+    assert relative_error(actual, expected) < LIMITS[dtype]
+    case.check_caches()
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 64), (2, 1, 80)])
+@pytest.mark.parametrize(
+    ("longest", "pasts"),
+    [
+        (EIGHT_PARTS, {1: 0, 0: 1}),
+        (EIGHT_PARTS, {0: 255, 2: 256, 1: 257}),
+        (ALL_PARTS, {1: 523, 0: 33}),
+    ],
+)
+def test_a_past_in_parts_some_of_them_empty(
+    shape: tuple[int, int, int], longest: int, pasts: dict[int, int], workspace: Workspace
+) -> None:
+    case = Case(shape, max(pasts.values()) + 1, pasts)
+    expected = case.expect_each()
+    for _ in range(2):  # the second launch finds the partial results of the first
+        assert relative_error(case.each(workspace, longest), expected) < LIMITS[torch.float32]
+        assert not workspace.counters.any()
+    case.check_caches()
+
+
+@pytest.mark.parametrize("longest", [ONE_PART, EIGHT_PARTS])
+def test_scores_far_apart_stay_finite(longest: int, workspace: Workspace) -> None:
+    case = Case((2, 2, 64), 100, {0: 99})
+    case.qkv *= 40
+    case.keys *= 40
+    case.wide_keys *= 40
+    expected = case.expect_each()
+    assert relative_error(case.each(workspace, longest), expected) < 1e-4
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (16, 4, 64)])
+@pytest.mark.parametrize("dtype", HALF_AND_FULL, ids=name_of)
+@pytest.mark.parametrize(("past", "tokens"), [(0, 1), (0, 17), (5, 1), (30, 3)])
+def test_a_stretch_of_tokens(
+    shape: tuple[int, int, int], dtype: torch.dtype, past: int, tokens: int
+) -> None:
+    capacity = past + tokens + (past == 0)  # to the last place of the cache, or not
+    case = Case(shape, capacity, {1: past}, dtype, tokens=tokens, sequences=3)
+    expected = ReferenceBackend().attend_span(
+        case.qkv.float(), case.rotary, case.wide_keys, case.wide_values, 1, past
+    )
+    actual = attend_span(case.qkv, *case.rotary, case.keys[1], case.values[1], past)
+    assert actual.dtype == dtype
+    assert relative_error(actual, expected) < 2 * LIMITS[dtype]
+    case.check_caches()
+
+
+@pytest.mark.parametrize("which", ["qkv", "keys", "values"])
+def test_rows_with_gaps_are_refused(which: str, workspace: Workspace) -> None:
+    case = Case((2, 2, 64), 8, {0: 3})
+    tensor = getattr(case, which)
+    gaps = torch.zeros(*tensor.shape[:-1], 2 * tensor.shape[-1])[..., ::2]
+    setattr(case, which, gaps)
+    with pytest.raises(ValueError, match=r"call \.contiguous\(\) first"):
+        case.each(workspace, ONE_PART)
+    with pytest.raises(ValueError, match=r"call \.contiguous\(\) first"):
+        attend_span(case.qkv, *case.rotary, case.keys[0], case.values[0], 3)
