@@ -36,9 +36,10 @@ class ConversationSampler:
     """Draws conversations without end; everything random comes from `rng`."""
 
     def __init__(self, corpus: Corpus, rng: random.Random) -> None:
-        self.unchanged = 0.25  # share of questions that are not varied
         self.corpus = corpus
         self.rng = rng
+        self._settled = False
+        self._decks: dict[str, list[tuple[Entry, str]]] = {language: [] for language in LANGUAGES}
         self._topics = {
             language: [
                 entry
@@ -47,6 +48,10 @@ class ConversationSampler:
             ]
             for language in LANGUAGES
         }
+
+    def settle(self) -> None:
+        """From now on most questions are as they are written, all of them equally often."""
+        self._settled = True
 
     def turns(self) -> Iterator[Turn]:
         language = self.rng.choice(LANGUAGES)
@@ -59,6 +64,8 @@ class ConversationSampler:
                 yield from self._follow_ups(entry)
 
     def _question(self, language: str) -> tuple[Entry, str]:
+        if self._settled and self.rng.random() < 0.6:
+            return self._written(language)
         chance = self.rng.random()
         if chance < 0.09:
             entry, text = self._out_of_scope(language)
@@ -71,7 +78,16 @@ class ConversationSampler:
                 term = self.rng.choice(entry.terms)
                 template = self.rng.choice(self.corpus.templates(entry, term))
                 text = template.replace("{term}", term)
-        return entry, vary(text, language, self.rng, unchanged=self.unchanged)
+        return entry, vary(text, language, self.rng)
+
+    def _written(self, language: str) -> tuple[Entry, str]:
+        deck = self._decks[language]
+        if not deck:
+            entries = self.corpus.entries
+            questions = (q for q in self.corpus.questions() if q.language == language)
+            deck += [(entries[q.topic, language], q.text) for q in questions]
+            self.rng.shuffle(deck)
+        return deck.pop()
 
     def _out_of_scope(self, language: str) -> tuple[Entry, str]:
         scope = self.corpus.out_of_scope
@@ -151,15 +167,16 @@ class RowSampler:
         self._known: dict[str, list[int]] = {}
 
     def settle(self) -> None:
-        """From now on mostly the questions as they are written, for the end of training."""
-        self._conversations.unchanged = 0.6
+        """For the end of training: see `ConversationSampler.settle`."""
+        self._conversations.settle()
 
     def row(self, length: int) -> Row:
         """Ids and weights, `length` of each."""
         row = Row([], [])
         if self.rng.random() < 0.06:
-            for paragraph in self.rng.sample(self.corpus.prose, len(self.corpus.prose)):
-                row.add(self.tokenizer.encode(paragraph + "\n\n"), PROSE_WEIGHT)
+            while len(row.ids) < length:
+                for paragraph in self.rng.sample(self.corpus.prose, len(self.corpus.prose)):
+                    row.add(self.tokenizer.encode(paragraph + "\n\n"), PROSE_WEIGHT)
         else:
             if self.rng.random() < 0.08:
                 system = self.rng.choice(self.corpus.systems[self.rng.choice(LANGUAGES)])
