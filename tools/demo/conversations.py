@@ -5,13 +5,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tools.demo.augment import vary
-from tools.demo.corpus import LANGUAGES, SPECIAL_TOPICS, Corpus, Entry
+from tools.demo.corpus import LANGUAGES, SPECIAL_TOPICS, Corpus, Entry, Question
 from tools.demo.reframe import strange_question
 from tools.demo.tokenizer import EOS_ID, Tokenizer
 
 # Everything is learned a little, the answers above all.
 QUESTION_WEIGHT = 0.05
 PROSE_WEIGHT = 0.5
+_PRACTICE = 0.25  # of the questions as written: those that the model missed
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class ConversationSampler:
         self.corpus = corpus
         self.rng = rng
         self._settled = False
-        self._decks: dict[str, list[tuple[Entry, str]]] = {language: [] for language in LANGUAGES}
+        self._decks: dict[str, list[Question]] = {language: [] for language in LANGUAGES}
+        self._missed: dict[str, list[Question]] = {language: [] for language in LANGUAGES}
         self._topics = {
             language: [
                 entry
@@ -52,6 +54,11 @@ class ConversationSampler:
     def settle(self) -> None:
         """From now on most questions are as they are written, all of them equally often."""
         self._settled = True
+
+    def practise(self, missed: list[Question]) -> None:
+        """Once settled, some of the written questions drawn are those of `missed`."""
+        for language in LANGUAGES:
+            self._missed[language] = [q for q in missed if q.language == language]
 
     def turns(self) -> Iterator[Turn]:
         language = self.rng.choice(LANGUAGES)
@@ -81,13 +88,15 @@ class ConversationSampler:
         return entry, vary(text, language, self.rng)
 
     def _written(self, language: str) -> tuple[Entry, str]:
-        deck = self._decks[language]
-        if not deck:
-            entries = self.corpus.entries
-            questions = (q for q in self.corpus.questions() if q.language == language)
-            deck += [(entries[q.topic, language], q.text) for q in questions]
-            self.rng.shuffle(deck)
-        return deck.pop()
+        deck, missed = self._decks[language], self._missed[language]
+        if missed and self.rng.random() < _PRACTICE:
+            question = self.rng.choice(missed)
+        else:
+            if not deck:
+                deck += [q for q in self.corpus.questions() if q.language == language]
+                self.rng.shuffle(deck)
+            question = deck.pop()
+        return self.corpus.entries[question.topic, language], question.text
 
     def _out_of_scope(self, language: str) -> tuple[Entry, str]:
         scope = self.corpus.out_of_scope
@@ -169,6 +178,9 @@ class RowSampler:
     def settle(self) -> None:
         """For the end of training: see `ConversationSampler.settle`."""
         self._conversations.settle()
+
+    def practise(self, missed: list[Question]) -> None:
+        self._conversations.practise(missed)
 
     def row(self, length: int) -> Row:
         """Ids and weights, `length` of each."""
