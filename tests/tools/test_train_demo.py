@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tools.demo.augment import vary
+from tools.demo.augment import _synonym_patterns, vary
 from tools.demo.conversations import ConversationSampler, RowSampler, prompt_ids
 from tools.demo.corpus import (
     LANGUAGES,
@@ -128,6 +128,11 @@ class TestConversations:
             turn = next(turns)
             assert turn.user.strip()
             assert turn.answer in known
+
+    @pytest.mark.parametrize("language", LANGUAGES)
+    def test_synonyms_replace_words_and_never_nothing(self, language: str) -> None:
+        for pattern, _ in _synonym_patterns(language):
+            assert not pattern.search("。"), pattern.pattern
 
     def test_varying_keeps_options_and_commands(self) -> None:
         import random
