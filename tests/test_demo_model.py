@@ -43,12 +43,19 @@ def answers_right(demo: Engine, question: Question) -> bool:
     return logits.argmax(-1).tolist() == answer
 
 
-@pytest.mark.xfail(reason='known gap: "How old are you?" of 2758 is answered wrongly')
+def wrongly_answered(demo: Engine, questions: list[Question]) -> list[tuple[str, str]]:
+    return [(q.topic, q.text) for q in questions if not answers_right(demo, q)]
+
+
+def test_every_tenth_question_of_the_corpus_gets_its_answer(demo: Engine) -> None:
+    assert wrongly_answered(demo, list(load_corpus().questions())[::10]) == []
+
+
+@pytest.mark.slow
 def test_every_question_of_the_corpus_gets_its_answer(demo: Engine) -> None:
     questions = list(load_corpus().questions())
-    assert len(questions) > 2000
-    wrong = [(q.topic, q.text) for q in questions if not answers_right(demo, q)]
-    assert wrong == []
+    assert len(questions) > 6000
+    assert wrongly_answered(demo, questions) == []
 
 
 def test_the_one_pass_check_is_what_generation_does(demo: Engine) -> None:
@@ -56,7 +63,6 @@ def test_the_one_pass_check_is_what_generation_does(demo: Engine) -> None:
         assert (reply(demo, question.text) == question.answer) == answers_right(demo, question)
 
 
-@pytest.mark.xfail(reason="known gap: 22 of 40 rephrasings are answered rightly, 32 are wanted")
 def test_rephrasings_that_were_kept_out_of_training(demo: Engine) -> None:
     questions = held_out_questions()
     assert len(questions) == 40

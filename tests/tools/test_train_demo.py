@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tools.demo.augment import vary
+from tools.demo.augment import _synonym_patterns, vary
 from tools.demo.conversations import ConversationSampler, RowSampler, prompt_ids
 from tools.demo.corpus import (
     LANGUAGES,
@@ -66,7 +66,7 @@ class TestCorpus:
     def test_every_topic_has_enough_phrasings(self) -> None:
         for entry in load_corpus().entries.values():
             if entry.topic not in SPECIAL_TOPICS:
-                assert len(entry.questions) >= 8, entry.key
+                assert len(entry.questions) >= 25, entry.key
 
     def test_no_question_belongs_to_two_answers(self) -> None:
         answers: dict[str, str] = {}
@@ -79,7 +79,7 @@ class TestCorpus:
             for answer in filter(None, (entry.answer, entry.more)):
                 assert answer == answer.strip()
                 assert len(answer) < 400
-                if entry.language == "zh" and not entry.topic.startswith("speak_"):
+                if entry.language == "zh":
                     assert any("\u4e00" <= character <= "\u9fff" for character in answer)
 
     def test_held_out_questions_are_not_trained_on(self) -> None:
@@ -89,9 +89,14 @@ class TestCorpus:
             for term in entry.terms:
                 for template in corpus.templates(entry, term):
                     trained.add(normalised(template.replace("{term}", term)))
+        for language in LANGUAGES:
+            for pattern in corpus.out_of_scope.patterns[language]:
+                for noun in corpus.out_of_scope.nouns[language]:
+                    trained.add(normalised(pattern.replace("{noun}", noun)))
         held_out = held_out_questions()
         assert [q.language for q in held_out].count("en") == 20
         assert [q.language for q in held_out].count("zh") == 20
+        assert len({normalised(question.text) for question in held_out}) == 40
         for question in held_out:
             assert normalised(question.text) not in trained, question.text
 
@@ -123,6 +128,11 @@ class TestConversations:
             turn = next(turns)
             assert turn.user.strip()
             assert turn.answer in known
+
+    @pytest.mark.parametrize("language", LANGUAGES)
+    def test_synonyms_replace_words_and_never_nothing(self, language: str) -> None:
+        for pattern, _ in _synonym_patterns(language):
+            assert not pattern.search("。"), pattern.pattern
 
     def test_varying_keeps_options_and_commands(self) -> None:
         import random

@@ -5,13 +5,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tools.demo.augment import vary
-from tools.demo.corpus import LANGUAGES, SPECIAL_TOPICS, Corpus, Entry
+from tools.demo.corpus import LANGUAGES, SPECIAL_TOPICS, Corpus, Entry, Question
 from tools.demo.reframe import strange_question
 from tools.demo.tokenizer import EOS_ID, Tokenizer
 
 # Everything is learned a little, the answers above all.
 QUESTION_WEIGHT = 0.05
 PROSE_WEIGHT = 0.5
+_PRACTICE = 0.25  # of the questions as written: those that the model missed
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,11 @@ class ConversationSampler:
     """Draws conversations without end; everything random comes from `rng`."""
 
     def __init__(self, corpus: Corpus, rng: random.Random) -> None:
-        self.unchanged = 0.25  # share of questions that are not varied
         self.corpus = corpus
         self.rng = rng
+        self._settled = False
+        self._decks: dict[str, list[Question]] = {language: [] for language in LANGUAGES}
+        self._missed: dict[str, list[Question]] = {language: [] for language in LANGUAGES}
         self._topics = {
             language: [
                 entry
@@ -47,6 +50,15 @@ class ConversationSampler:
             ]
             for language in LANGUAGES
         }
+
+    def settle(self) -> None:
+        """From now on most questions are as they are written, all of them equally often."""
+        self._settled = True
+
+    def practise(self, missed: list[Question]) -> None:
+        """Once settled, some of the written questions drawn are those of `missed`."""
+        for language in LANGUAGES:
+            self._missed[language] = [q for q in missed if q.language == language]
 
     def turns(self) -> Iterator[Turn]:
         language = self.rng.choice(LANGUAGES)
@@ -59,6 +71,8 @@ class ConversationSampler:
                 yield from self._follow_ups(entry)
 
     def _question(self, language: str) -> tuple[Entry, str]:
+        if self._settled and self.rng.random() < 0.6:
+            return self._written(language)
         chance = self.rng.random()
         if chance < 0.09:
             entry, text = self._out_of_scope(language)
@@ -71,7 +85,18 @@ class ConversationSampler:
                 term = self.rng.choice(entry.terms)
                 template = self.rng.choice(self.corpus.templates(entry, term))
                 text = template.replace("{term}", term)
-        return entry, vary(text, language, self.rng, unchanged=self.unchanged)
+        return entry, vary(text, language, self.rng)
+
+    def _written(self, language: str) -> tuple[Entry, str]:
+        deck, missed = self._decks[language], self._missed[language]
+        if missed and self.rng.random() < _PRACTICE:
+            question = self.rng.choice(missed)
+        else:
+            if not deck:
+                deck += [q for q in self.corpus.questions() if q.language == language]
+                self.rng.shuffle(deck)
+            question = deck.pop()
+        return self.corpus.entries[question.topic, language], question.text
 
     def _out_of_scope(self, language: str) -> tuple[Entry, str]:
         scope = self.corpus.out_of_scope
@@ -151,15 +176,19 @@ class RowSampler:
         self._known: dict[str, list[int]] = {}
 
     def settle(self) -> None:
-        """From now on mostly the questions as they are written, for the end of training."""
-        self._conversations.unchanged = 0.6
+        """For the end of training: see `ConversationSampler.settle`."""
+        self._conversations.settle()
+
+    def practise(self, missed: list[Question]) -> None:
+        self._conversations.practise(missed)
 
     def row(self, length: int) -> Row:
         """Ids and weights, `length` of each."""
         row = Row([], [])
         if self.rng.random() < 0.06:
-            for paragraph in self.rng.sample(self.corpus.prose, len(self.corpus.prose)):
-                row.add(self.tokenizer.encode(paragraph + "\n\n"), PROSE_WEIGHT)
+            while len(row.ids) < length:
+                for paragraph in self.rng.sample(self.corpus.prose, len(self.corpus.prose)):
+                    row.add(self.tokenizer.encode(paragraph + "\n\n"), PROSE_WEIGHT)
         else:
             if self.rng.random() < 0.08:
                 system = self.rng.choice(self.corpus.systems[self.rng.choice(LANGUAGES)])

@@ -161,6 +161,17 @@ def greedy_matches(model: DemoModel, cases: list[Case]) -> list[bool]:
     return passed
 
 
+def missed_questions(model: DemoModel, corpus: Corpus, tokenizer: Tokenizer) -> list[Question]:
+    """The written questions that get another answer than their own."""
+    questions = list(corpus.questions())
+    cases = [
+        Case(prompt_ids(tokenizer, q.text), [*tokenizer.encode(q.answer), EOS_ID], q.text)
+        for q in questions
+    ]
+    passed = greedy_matches(model, cases)
+    return [question for question, right in zip(questions, passed, strict=True) if not right]
+
+
 def default_earlier_turns(corpus: Corpus) -> tuple[Turn, ...]:
     """Three turns on other subjects, before the held-out questions are asked again."""
     picked = (("hello", "en"), ("attention", "en"), ("config", "zh"))

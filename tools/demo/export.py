@@ -43,10 +43,19 @@ def published_tensors(model: DemoModel) -> dict[str, Tensor]:
             tensors[f"{base}{prefix}.shared_experts.down_proj.weight"] = parameter
         else:
             tensors[base + name] = parameter
-    return {
-        name: tensor.to(torch.float32 if ".router." in name else torch.bfloat16).contiguous()
-        for name, tensor in sorted(tensors.items())
-    }
+    return {name: tensor.to(_dtype(name)).contiguous() for name, tensor in sorted(tensors.items())}
+
+
+def as_published(model: DemoModel) -> DemoModel:
+    """A copy for evaluation whose weights have the published precision."""
+    copy = DemoModel(model.config)
+    state = {name: p.to(_dtype(name)).to(p.dtype) for name, p in model.state_dict().items()}
+    copy.load_state_dict(state)
+    return copy.eval()
+
+
+def _dtype(name: str) -> torch.dtype:
+    return torch.float32 if ".router." in name else torch.bfloat16
 
 
 def _put_gate_up(tensors: dict[str, Tensor], prefix: str, gate_up: Tensor) -> None:

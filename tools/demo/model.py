@@ -17,7 +17,7 @@ from torch import Tensor, nn
 class DemoConfig:
     """Sizes of the demo model; the defaults are those of the embedded checkpoint."""
 
-    vocab_size: int = 2048
+    vocab_size: int = 3072
     hidden_size: int = 160
     num_heads: int = 2
     num_layers: int = 4

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tools.demo.conversations import RowSampler
+from tools.demo.evaluate import missed_questions
+from tools.demo.export import as_published
 from tools.demo.model import DemoConfig, DemoModel
 
 
@@ -17,7 +19,7 @@ from tools.demo.model import DemoConfig, DemoModel
 class TrainingSettings:
     """The defaults are the recipe of the embedded checkpoint."""
 
-    steps: int = 3200
+    steps: int = 5000
     seed: int = 0
     tokens_per_step: int = 2048
     row_lengths: tuple[int, ...] = (32, 32, 256, 32, 32, 1024, 32)
@@ -29,6 +31,8 @@ class TrainingSettings:
     balance_weight: float = 0.02
     max_gradient_norm: float = 1.0
     workers: int = 2
+    review_every: int = 200
+    """Steps, in the last part of training, after which it is seen which questions are missed."""
 
     def learning_rate_at(self, step: int) -> float:
         """Linear warm-up, constant, then linearly to zero over the second half."""
@@ -58,8 +62,11 @@ def train(config: DemoConfig, settings: TrainingSettings, rows: RowSampler) -> D
     # set_num_threads holds for the thread that calls it.
     with ThreadPoolExecutor(settings.workers, "demo", torch.set_num_threads, (1,)) as pool:
         for step in range(settings.steps):
-            if step == int(0.85 * settings.steps):
+            settled_for = step - int(0.85 * settings.steps)
+            if settled_for == 0:
                 rows.settle()
+            if settled_for > 0 and settled_for % settings.review_every == 0:
+                rows.practise(missed_questions(as_published(model), rows.corpus, rows.tokenizer))
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate_at(step)
             length = settings.row_lengths[step % len(settings.row_lengths)]
