@@ -9,7 +9,6 @@ from itertools import cycle, islice
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.bias import causal_lower_right
 
 from bench.gpu.parity import check_experts
 from bench.gpu.random_weights import random_experts, random_packed
@@ -227,7 +226,7 @@ def _attention(bench: _Bench) -> None:
         bench.row("attention", f"1 token, {past} past", calls, past * HEADS * DIM * 4)
     for tokens, past in ((64, 0), (512, 0), (64, 4096), (512, 1536), (512, 7168)):
         q = torch.randn(HEADS, tokens, DIM, device="cuda", dtype=DTYPE)
-        ways = {"torch": torch_attention} | {
+        ways = {"torch": attention.torch_attention} | {
             f"{tile.m} x {tile.n}, {tile.warps} warps": partial(
                 attention.prefill_attention, tile=tile
             )
@@ -244,19 +243,3 @@ def _attention(bench: _Bench) -> None:
                 f"attention, {name}", f"{tokens} tokens, {past} past", calls, size,
                 4 * pairs * HEADS * DIM,
             )  # fmt: skip
-
-
-def torch_attention(q: Tensor, keys: Tensor, values: Tensor, past: int) -> Tensor:
-    """Like `prefill_attention`, by the fastest of torch's own kernels."""
-    heads, tokens, dim = q.shape
-    length = past + tokens
-    mask = causal_lower_right(tokens, length) if past and tokens > 1 else None
-    mixed = F.scaled_dot_product_attention(
-        q.unsqueeze(0),
-        keys[None, :, :length],
-        values[None, :, :length],
-        attn_mask=mask,
-        is_causal=past == 0 and tokens > 1,
-        enable_gqa=heads != keys.shape[0],
-    )
-    return mixed[0].transpose(0, 1).reshape(tokens, heads * dim)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.bias import causal_lower_right
 
 from xverse_kernels.triton.attention_kernels import (
     decode_attention_kernel,
@@ -16,6 +18,7 @@ from xverse_kernels.triton.launch import (
     padded,
     require_rows,
     triton_dtype,
+    triton_multiplies,
 )
 from xverse_kernels.triton.prefill_kernels import prefill_attention_kernel
 from xverse_kernels.triton.tiles import (
@@ -129,6 +132,8 @@ def attend_span(
             "BLOCK": ROTATE_HEADS,
         },
     )
+    if not triton_multiplies(qkv.device):
+        return torch_attention(q, keys, values, past)
     return prefill_attention(q, keys, values, past)
 
 
@@ -164,3 +169,19 @@ def prefill_attention(
         stages=tile.stages,
     )
     return out
+
+
+def torch_attention(q: Tensor, keys: Tensor, values: Tensor, past: int) -> Tensor:
+    """Like `prefill_attention`, by the fastest of torch's own kernels."""
+    heads, tokens, dim = q.shape
+    length = past + tokens
+    mask = causal_lower_right(tokens, length) if past and tokens > 1 else None
+    mixed = F.scaled_dot_product_attention(
+        q.unsqueeze(0),
+        keys[None, :, :length],
+        values[None, :, :length],
+        attn_mask=mask,
+        is_causal=past == 0 and tokens > 1,
+        enable_gqa=heads != keys.shape[0],
+    )
+    return mixed[0].transpose(0, 1).reshape(tokens, heads * dim)

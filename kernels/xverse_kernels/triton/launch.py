@@ -85,6 +85,15 @@ def supports_pdl(device: torch.device) -> bool:
     )
 
 
+def triton_multiplies(device: torch.device) -> bool:
+    """Whether Triton uses the device's matrix instructions; it does not before 8.0."""
+    return (
+        device.type != "cuda"
+        or torch.version.hip is not None
+        or torch.cuda.get_device_capability(device) >= (8, 0)
+    )
+
+
 @functools.cache
 def matrix_unit(device: torch.device) -> MatrixUnit:
     """What multiplies matrices on a device; without a GPU as on an H100."""
