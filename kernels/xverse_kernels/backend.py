@@ -51,10 +51,12 @@ class KernelBackend(Protocol):
         norm: Norm | None = None,
         residual: Tensor | None = None,
         out_dtype: torch.dtype | None = None,
+        between: Callable[[], None] | None = None,
     ) -> Tensor:
         """Linear layers side by side on the normed input, plus a residual: [T, sum of rows].
 
-        The result has the dtype of x unless ``out_dtype`` says otherwise.
+        The result has the dtype of x unless ``out_dtype`` says otherwise. ``between``: as in
+        `experts`.
         """
 
     def attend_span(
@@ -98,7 +100,12 @@ class KernelBackend(Protocol):
         """
 
     def mlp(
-        self, x: Tensor, norm: Norm, experts: Sequence[SwigluWeights], residual: Tensor
+        self,
+        x: Tensor,
+        norm: Norm,
+        experts: Sequence[SwigluWeights],
+        residual: Tensor,
+        between: Callable[[], None] | None = None,
     ) -> Tensor:
         """``residual`` plus the one MLP of a dense model, ``experts[0]``, on the normed input."""
 

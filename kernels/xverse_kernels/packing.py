@@ -108,6 +108,15 @@ class PackedMatrix:
     columns: int
     form: WeightFormat
 
+    def row_slice(self, first: int, last: int) -> PackedMatrix:
+        """Rows ``first`` (a multiple of 16) to ``last``, in the same memory."""
+        assert first % ROWS == 0
+        pitch = self.form.matrix_bytes(ROWS, self.columns) // ROWS
+        end = -(-last // ROWS) * ROWS
+        return PackedMatrix(
+            self.data[first * pitch : end * pitch], last - first, self.columns, self.form
+        )
+
     def to_dense(self, dtype: torch.dtype) -> Tensor:
         """[rows, columns] in ``dtype``."""
         return dequantise_matrix(self.data, self.rows, self.columns, self.form, dtype)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from xverse_kernels import reference
+from xverse_kernels.packing import ROWS, PackedMatrix
 from xverse_kernels.types import Norm, Projection, Rotary, RoutedTokens, SwigluWeights
+
+# Multiplications, or weights to unpack, between two looks at whether to go on: a tenth of a second
+# or less on a slow processor.
+UNINTERRUPTED = 2**31
+UNPACKED = 2**24
 
 
 class ReferenceBackend:
@@ -24,10 +30,15 @@ class ReferenceBackend:
         norm: Norm | None = None,
         residual: Tensor | None = None,
         out_dtype: torch.dtype | None = None,
+        between: Callable[[], None] | None = None,
     ) -> Tensor:
         if norm is not None:
             x = normed_state(x, norm)
-        parts = [reference.linear(x, one.weight, one.bias) for one in projections]
+        parts = [
+            reference.linear(x, weight, bias)
+            for one in projections
+            for weight, bias in _pieces(one, between)
+        ]
         joined = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
         joined = joined if residual is None else residual + joined
         return joined if out_dtype is None else joined.to(out_dtype)
@@ -87,10 +98,21 @@ class ReferenceBackend:
         )
 
     def mlp(
-        self, x: Tensor, norm: Norm, experts: Sequence[SwigluWeights], residual: Tensor
+        self,
+        x: Tensor,
+        norm: Norm,
+        experts: Sequence[SwigluWeights],
+        residual: Tensor,
+        between: Callable[[], None] | None = None,
     ) -> Tensor:
-        normed = normed_state(x, norm)
-        return residual + reference.swiglu(normed, experts[0])
+        normed, weights = normed_state(x, norm), experts[0]
+        tokens = max(1, UNINTERRUPTED // (3 * weights.gate.numel()))
+        parts = []
+        for some in torch.split(normed, tokens):
+            if between is not None:
+                between()
+            parts.append(reference.swiglu(some, weights))
+        return residual + (parts[0] if len(parts) == 1 else torch.cat(parts))
 
     def sampler(self, sequences: int, vocab: int) -> None:
         """None: the runtime's own functions choose tokens."""
@@ -99,3 +121,19 @@ class ReferenceBackend:
 def normed_state(x: Tensor, norm: Norm) -> Tensor:
     """The norm of a residual stream that may be wider, in the dtype of the norm's weight."""
     return reference.rms_norm(x, norm.weight, norm.eps).to(norm.weight.dtype)
+
+
+def _pieces(
+    projection: Projection, between: Callable[[], None] | None
+) -> Iterator[tuple[Tensor | PackedMatrix, Tensor | None]]:
+    """A layer's weight and bias; of a large packed one some rows after the others."""
+    weight, bias = projection
+    if not isinstance(weight, PackedMatrix):
+        yield weight, bias
+        return
+    rows = max(ROWS, UNPACKED // weight.columns // ROWS * ROWS)
+    for first in range(0, weight.rows, rows):
+        if between is not None:
+            between()
+        last = min(first + rows, weight.rows)
+        yield weight.row_slice(first, last), None if bias is None else bias[first:last]

@@ -53,7 +53,7 @@ class DecoderLayer:
         if self._moe is not None:
             return self._moe(x, between, observer)
         assert isinstance(self._mlp, DenseWeights)
-        return self._kernels.mlp(x, self._mlp_norm, self._mlp.mlp, x)
+        return self._kernels.mlp(x, self._mlp_norm, self._mlp.mlp, x, between)
 
 
 class Decoder:
@@ -121,7 +121,7 @@ class Decoder:
             if between is not None:
                 between()
             x = layer(x, attend, between, observer)
-        logits = self._head(x[logits_for])
+        logits = self._head(x[logits_for], between)
         cache.commit(tokens)
         return logits
 
@@ -159,7 +159,9 @@ class Decoder:
         dtype = torch.float32 if norm.dtype == torch.float16 else norm.dtype
         return F.embedding(ids, self._weights.embedding).to(norm.device, dtype)
 
-    def _head(self, x: Tensor) -> Tensor:
+    def _head(self, x: Tensor, between: Checkpoint | None = None) -> Tensor:
         norm = Norm(self._weights.norm, self.config.rms_norm_eps)
         head = Projection(self._weights.head)
-        return self._kernels.linear(x.contiguous(), [head], norm=norm, out_dtype=torch.float32)
+        return self._kernels.linear(
+            x.contiguous(), [head], norm=norm, out_dtype=torch.float32, between=between
+        )

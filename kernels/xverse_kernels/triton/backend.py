@@ -36,6 +36,7 @@ class TritonBackend:
         norm: Norm | None = None,
         residual: Tensor | None = None,
         out_dtype: torch.dtype | None = None,
+        between: Callable[[], None] | None = None,
     ) -> Tensor:
         if len(projections) > 1:
             assert residual is None
@@ -114,7 +115,12 @@ class TritonBackend:
         return experts.down_each(h, routed, blocks, residual, self._workspace, pdl=self._pdl)
 
     def mlp(
-        self, x: Tensor, norm: Norm, experts_: Sequence[SwigluWeights], residual: Tensor
+        self,
+        x: Tensor,
+        norm: Norm,
+        experts_: Sequence[SwigluWeights],
+        residual: Tensor,
+        between: Callable[[], None] | None = None,
     ) -> Tensor:
         tokens = x.shape[0]
         routed = RoutedTokens(
