@@ -10,7 +10,7 @@ from time import perf_counter
 
 from xverse_runtime.decode_loop import DecodeLoop, TokenMailbox
 from xverse_runtime.errors import GenerationError
-from xverse_runtime.generation import Prefill
+from xverse_runtime.generation import CancelledError, Prefill
 from xverse_runtime.kv_cache import KVCache, KVPool
 from xverse_runtime.reply import Reply
 from xverse_runtime.types import CancelFlag, Drawn, GenerationChunk
@@ -24,6 +24,7 @@ class _Running:
     reply: Reply
     position: int  # of the newest token
     computed: int  # tokens chosen so far, read or not
+    begun: float | None = None  # when its prompt was begun, until its first token is read
 
 
 class Batch:
@@ -51,9 +52,12 @@ class Batch:
         waiting = deque(enumerate(replies))
         while waiting or self._running:
             while waiting and len(self._running) < self._pool.sequences:
-                if self._cancel.is_set():
+                try:
+                    self._check()
+                    self._begin(*waiting[0])
+                except CancelledError:
                     break
-                self._begin(*waiting.popleft())
+                waiting.popleft()
                 yield from self._read()
             if self._cancel.is_set():
                 yield from self._interrupt(waiting)
@@ -64,10 +68,14 @@ class Batch:
                 yield from self._read()
 
     def _begin(self, number: int, reply: Reply) -> None:
-        """Compute a prompt in a free sequence, and choose its first token."""
+        """Compute a prompt in a free sequence, and choose its first token.
+
+        Raises:
+            CancelledError: before anything of it was kept.
+        """
         started = perf_counter()
         free = next(one for one in range(self._pool.sequences) if one not in self._running)
-        logits = self._prefill(reply.history, KVCache(self._pool, free))
+        logits = self._prefill(reply.history, KVCache(self._pool, free), self._check)
         loop = self._loop
         loop.sampler.begin(free, reply.history, reply.choice)
         loop.start(free, len(reply.history))
@@ -75,7 +83,11 @@ class Batch:
         running = _Running(number, reply, len(reply.history), 1)
         self._running[free] = running
         self._expected.append({free: running})
-        reply.clock.prefill_s = perf_counter() - started
+        running.begun = started
+
+    def _check(self) -> None:
+        if self._cancel.is_set():
+            raise CancelledError
 
     def _can_step(self) -> bool:
         return any(one.computed < one.reply.limit for one in self._running.values())
@@ -111,8 +123,12 @@ class Batch:
                 step = len(one.reply.history) - one.reply.prompt_tokens
                 raise GenerationError("sampling.non_finite", step=step)
             clock = one.reply.clock
-            clock.decode_s += waited
-            clock.decoded += 1
+            if one.begun is not None:  # its first token
+                clock.prefill_s = perf_counter() - one.begun
+                one.begun = None
+            else:
+                clock.decode_s += waited
+                clock.decoded += 1
             chunk = one.reply.push(Drawn(token, None))
             if chunk.finish_reason is not None:
                 del self._running[sequence]

@@ -7,6 +7,7 @@ host reads tokens while the next step is under way.
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from typing import Any
 
@@ -121,7 +122,7 @@ class DecodeLoop:
         return self._decoder.step(tokens, self._pool, self._sequences, self.positions, bucket)
 
     def _capture(self, bucket: int) -> torch.cuda.CUDAGraph:
-        stream = torch.cuda.Stream(self.positions.device)  # type: ignore[no-untyped-call]
+        stream = _capture_stream(self.positions.device)
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             # Compiles kernels and sizes buffers. It writes to the cache what the first step will
@@ -134,3 +135,9 @@ class DecodeLoop:
             self._run(bucket)
         self._memory = graph.pool()
         return graph
+
+
+@functools.cache
+def _capture_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all captures: torch keeps a workspace for every stream that has multiplied."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

@@ -13,6 +13,7 @@ from xverse_runtime.errors import DeviceError, ResourceError, UsageError
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 QUANTISED = ("int8", "int4")
 PUBLISHED_DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+GPU_WORKSPACE_BYTES = 2**30  # activations of a piece of a prompt, and torch's own
 # The oldest driver branch of each CUDA major version (CUDA compatibility guide).
 OLDEST_DRIVER = {12: 525, 13: 580}
 # The operations of a model up to this size are too short to share: a second thread gains nothing
@@ -89,18 +90,26 @@ def check_memory(
     on_cpu = device.type == "cpu"
     copied = sum(t.numel() for t in tensors if not on_cpu or t.dtype != dtype) * dtype.itemsize
     needed = copied + cache_bytes
-    free = _free_host_bytes() if on_cpu else torch.cuda.mem_get_info(device)[0]
+    if not on_cpu:
+        needed += GPU_WORKSPACE_BYTES
+    free = _free_host_bytes() if on_cpu else free_gpu_bytes(device)
     if free is not None and needed > free:
         raise ResourceError(
             "memory.insufficient", needed_bytes=needed, free_bytes=free, device=str(device)
         )
 
 
+def free_gpu_bytes(device: torch.device) -> int:
+    """What can be allocated on a GPU, with what torch keeps for itself but does not use."""
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + unused
+
+
 def out_of_memory(device: torch.device, error: BaseException) -> ResourceError:
     """The error for a device whose memory ran out, with what torch says about it."""
     free = held = 0
     if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
+        free = free_gpu_bytes(device)
         held = torch.cuda.memory_allocated(device)
     detail = str(error).split(". ")[0]
     return ResourceError(

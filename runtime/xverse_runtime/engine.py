@@ -8,14 +8,25 @@ from pathlib import Path
 
 import torch
 
-from xverse_kernels.backend import BackendUnavailableError, KernelBackend, select_backend
+from xverse_kernels.backend import (
+    BackendUnavailableError,
+    KernelBackend,
+    select_backend,
+    why_not_triton,
+)
 from xverse_kernels.packing import ROWS
 from xverse_runtime.batch import Batch
 from xverse_runtime.chat_template import ChatFormat
 from xverse_runtime.config import EngineConfig, ModelConfig
 from xverse_runtime.decode_loop import DecodeLoop
 from xverse_runtime.decoding import TorchSampler
-from xverse_runtime.device import out_of_memory, select_device, set_threads
+from xverse_runtime.device import (
+    GPU_WORKSPACE_BYTES,
+    free_gpu_bytes,
+    out_of_memory,
+    select_device,
+    set_threads,
+)
 from xverse_runtime.errors import (
     ContextOverflowError,
     DeviceError,
@@ -31,6 +42,7 @@ from xverse_runtime.model_dir import ModelDirectory
 from xverse_runtime.reply import Reply
 from xverse_runtime.rope import RotaryTable
 from xverse_runtime.sampling import check_params
+from xverse_runtime.store.manifest import is_store
 from xverse_runtime.template_choice import choose_chat_format
 from xverse_runtime.tokenizer import Tokenizer, load_tokenizer
 from xverse_runtime.types import (
@@ -50,7 +62,6 @@ SMALLEST_CONTEXT = 2048  # a shorter one is chosen only by the user
 CONTEXT_STEP = 256
 # Every chunk reads all experts once more, so on a GPU few large ones are fastest.
 GPU_PREFILL_CHUNK = 2048
-GPU_WORKSPACE_BYTES = 2**30  # activations of a prefill chunk, and torch's own
 
 
 @dataclass(frozen=True)
@@ -133,6 +144,37 @@ class Engine:
         if context_length < wished_context:
             facts = {"wished": wished_context, "context_length": context_length}
             on_adjustment("memory.smaller_context", facts)
+        try:
+            return cls._load_on(
+                device,
+                device_reason,
+                directory,
+                model,
+                config,
+                context_length,
+                text,
+                model_name=model_name,
+                progress=progress or _ignore,
+                on_adjustment=on_adjustment,
+            )
+        except torch.OutOfMemoryError as error:
+            raise out_of_memory(device, error) from None
+
+    @classmethod
+    def _load_on(
+        cls,
+        device: torch.device,
+        device_reason: str,
+        directory: ModelDirectory,
+        model: ModelConfig,
+        config: EngineConfig,
+        context_length: int,
+        text: _TextParts,
+        *,
+        model_name: str | None,
+        progress: ProgressCallback,
+        on_adjustment: AdjustmentCallback,
+    ) -> Engine:
         kernels = _select_kernels(config, model, device)
         on_gpu = device.type == "cuda"
         loaded = load_weights(
@@ -141,7 +183,7 @@ class Engine:
             config.precision,
             device,
             context_length,
-            progress or _ignore,
+            progress,
             blocks=kernels.name != "reference",
         )
         threads = set_threads(config.threads, loaded.nbytes, device)
@@ -256,6 +298,8 @@ class Engine:
             UsageError: as `generate`; ``batch.no_logprobs``, ``batch.sampling``.
             ResourceError: ``memory.exhausted``, when not even one sequence fits.
         """
+        if sequences < 1:
+            raise UsageError("batch.sequences", sequences=sequences)
         of_each = (
             [params or self.default_sampling] * len(prompts)
             if params is None or isinstance(params, SamplingParams)
@@ -276,8 +320,12 @@ class Engine:
         for reply in replies:
             if not loop.sampler.can_draw(reply.choice):
                 raise UsageError("batch.sampling", top_k=reply.params.top_k)
-        batch = Batch(loop, pool, self._prefill, cancel or CancelFlag())
-        yield from batch.run(replies)
+        prefill = Prefill(self._decoder, self._prefill.chunk)
+        batch = Batch(loop, pool, prefill, cancel or CancelFlag())
+        try:
+            yield from batch.run(replies)
+        except torch.OutOfMemoryError as error:
+            raise out_of_memory(self._decoder.device, error) from None
 
     def _reply(self, prompt_ids: Sequence[int], params: SamplingParams) -> Reply:
         return Reply(
@@ -293,6 +341,13 @@ class Engine:
         capacity = max(reply.prompt_tokens + reply.limit for reply in replies)
         decoder, device = self._decoder, self._decoder.device
         dtype = self._cache.pool.keys[0].dtype
+        wished = sequences
+        if device.type == "cuda":
+            room = free_gpu_bytes(device) - GPU_WORKSPACE_BYTES
+            fits = room // KVPool.bytes_needed(decoder.config, capacity, dtype)
+            sequences = max(1, min(sequences, fits))
+        if sequences < wished:
+            self._on_adjustment("memory.fewer_sequences", {"sequences": sequences})
         while True:
             try:
                 pool = KVPool(decoder.config, capacity, dtype, device, sequences)
@@ -355,9 +410,12 @@ def _choose_device(
     device, reason = select_device(config.device)
     if config.device != "auto" or device.type == "cpu":
         return device, reason
+    unpacked = why_not_triton(device) or _why_not_blocks(config, model)
+    if is_store(directory) and unpacked is not None:
+        return torch.device("cpu"), f"packed weights need the Triton kernels on a GPU: {unpacked}"
     least = context_length if config.context_length else min(context_length, SMALLEST_CONTEXT)
     needed = _needed_bytes(directory, model, config, least)
-    free = torch.cuda.mem_get_info(device)[0]
+    free = free_gpu_bytes(device)
     if needed > free:
         gib = 2**30
         sizes = f"the model needs {needed / gib:.1f} GiB, the GPU has {free / gib:.1f} GiB free"
@@ -375,17 +433,22 @@ def _fitting_context(
     """The context that fits on a GPU beside the weights; one that was asked for stays."""
     if device.type == "cpu" or config.context_length is not None:
         return wished
-    free = torch.cuda.mem_get_info(device)[0]
+    free = free_gpu_bytes(device)
     room = free - _needed_bytes(directory, model, config, 0)
-    fits = room // KVPool.bytes_needed(model, 1, torch.bfloat16)
+    fits = room // KVPool.bytes_needed(model, 1, _cache_dtype(config))
     return min(wished, max(SMALLEST_CONTEXT, fits // CONTEXT_STEP * CONTEXT_STEP))
+
+
+def _cache_dtype(config: EngineConfig) -> torch.dtype:
+    """Of the KV cache on a GPU."""
+    return torch.float32 if config.precision == "fp32" else torch.bfloat16
 
 
 def _needed_bytes(
     directory: ModelDirectory, model: ModelConfig, config: EngineConfig, context_length: int
 ) -> int:
     """GPU memory for weights, cache and work."""
-    cache = KVPool.bytes_needed(model, context_length, torch.bfloat16)
+    cache = KVPool.bytes_needed(model, context_length, _cache_dtype(config))
     return weight_bytes(directory, model, config.precision) + cache + GPU_WORKSPACE_BYTES
 
 
@@ -394,11 +457,7 @@ def _select_kernels(
 ) -> KernelBackend:
     requested = config.backend
     try:
-        reason = None
-        if config.precision == "fp32":
-            reason = "it computes in bf16 or fp16, not in fp32"
-        elif model.intermediate_size % ROWS:
-            reason = f"it needs expert widths that are multiples of {ROWS}"
+        reason = _why_not_blocks(config, model)
         if reason is not None and requested == "triton":
             raise BackendUnavailableError(requested, reason)
         if reason is not None and requested == "auto":
@@ -408,6 +467,23 @@ def _select_kernels(
         raise DeviceError(
             "backend.unavailable", backend=error.backend, reason=error.reason
         ) from None
+
+
+def _why_not_blocks(config: EngineConfig, model: ModelConfig) -> str | None:
+    """Why the Triton kernels cannot compute this model as wished, if they cannot."""
+    if config.backend == "reference":
+        return "the reference kernels were asked for"
+    if config.precision == "fp32":
+        return "they compute in bf16 or fp16, not in fp32"
+    widths = (
+        model.intermediate_size,
+        model.hidden_size,
+        model.num_kv_heads * model.head_dim,
+    )
+    odd = [width for width in widths if width % ROWS]
+    if odd:
+        return f"they need widths that are multiples of {ROWS}, not {odd[0]}"
+    return None
 
 
 def _decode_loop(decoder: Decoder, pool: KVPool, *, use_graphs: bool) -> DecodeLoop:

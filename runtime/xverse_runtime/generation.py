@@ -20,7 +20,7 @@ from xverse_runtime.types import CancelFlag, GenerationChunk, SamplingParams
 SMALLEST_CHUNK = 64
 
 
-class _CancelledError(Exception):
+class CancelledError(Exception):
     """Raised inside a forward pass when the cancel flag is set."""
 
 
@@ -118,8 +118,10 @@ class Generation:
                 drawn = decoding.next()
                 clock.decode_s += perf_counter() - started
                 clock.decoded += 1
-        except _CancelledError:
+        except CancelledError:
             yield reply.interrupt()
+        except torch.OutOfMemoryError as error:
+            raise out_of_memory(self._decoder.device, error) from None
 
     def _start(self, logits: Tensor) -> Decoding:
         reply, loop, check = self._reply, self._loop, self._raise_if_cancelled
@@ -134,4 +136,4 @@ class Generation:
 
     def _raise_if_cancelled(self) -> None:
         if self._cancel.is_set():
-            raise _CancelledError
+            raise CancelledError

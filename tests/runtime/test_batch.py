@@ -88,6 +88,24 @@ def test_a_batch_is_broken_off_as_a_whole(engine: Engine) -> None:
     assert all_at_once(engine, [GREEDY] * 5, 2) == one_by_one(engine, [GREEDY] * 5)
 
 
+def test_a_prompt_of_a_batch_can_be_broken_off(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cancel, forward = CancelFlag(), engine._decoder.forward
+
+    def slow(tokens, cache, **options):  # type: ignore[no-untyped-def]
+        if len(tokens) == len(PROMPTS[2]):
+            cancel.set()
+        return forward(tokens, cache, **options)
+
+    monkeypatch.setattr(engine._decoder, "forward", slow)
+    reasons: dict[int, list[str]] = {}
+    for number, chunk in engine.generate_batch(PROMPTS, GREEDY, cancel, sequences=8):
+        reasons.setdefault(number, []).append(str(chunk.finish_reason))
+    assert [reasons[number][-1] for number in range(5)] == ["interrupted"] * 5
+    assert reasons[2] == ["interrupted"]
+
+
 def test_memory_for_fewer_sequences(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     from xverse_runtime import engine as module
 
@@ -110,6 +128,8 @@ def test_what_a_batch_cannot_do(engine: Engine, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(UsageError) as caught:
         list(engine.generate_batch([[5]], SamplingParams(logprobs=1)))
     assert caught.value.code == "batch.no_logprobs"
+    with pytest.raises(UsageError, match=r"batch\.sequences"):
+        list(engine.generate_batch([[5]], GREEDY, sequences=0))
     with pytest.raises(UsageError, match=r"prompt\.empty"):
         list(engine.generate_batch([[5], []], GREEDY))
     assert list(engine.generate_batch([], GREEDY)) == []

@@ -478,8 +478,8 @@ def full_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU that is there, with 1 GiB and 3 MiB free."""
     gpu = (torch.device("cuda", 0), "a CUDA device is present")
     monkeypatch.setattr("xverse_runtime.engine.select_device", lambda _wish: gpu)
-    free = 2**30 + 3 * 2**20
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (free, 8 * 2**30))
+    monkeypatch.setattr("xverse_runtime.engine.free_gpu_bytes", lambda _device: 2**30 + 3 * 2**20)
+    monkeypatch.setattr("xverse_runtime.engine.why_not_triton", lambda _device: None)
 
 
 @pytest.mark.usefixtures("full_gpu")
@@ -487,6 +487,19 @@ def test_the_default_device_is_the_cpu_where_the_model_does_not_fit_the_gpu(stor
     engine = Engine.load(store)
     assert engine.device == "cpu"
     assert "the GPU has 1.0 GiB free" in engine.notes[0]
+
+
+@pytest.mark.usefixtures("full_gpu")
+def test_a_store_runs_on_the_cpu_where_triton_cannot(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xverse_runtime.engine.free_gpu_bytes", lambda _device: 2**40)
+    monkeypatch.setattr("xverse_runtime.engine.why_not_triton", lambda _device: "no C compiler")
+    engine = Engine.load(store)
+    assert engine.device == "cpu"
+    assert "Triton kernels on a GPU: no C compiler" in engine.notes[0]
+    monkeypatch.setattr("xverse_runtime.engine.why_not_triton", lambda _device: None)
+    assert Engine.load(store, EngineConfig(precision="fp32")).device == "cpu"
 
 
 @pytest.mark.usefixtures("full_gpu")

@@ -181,6 +181,10 @@ ERRORS: dict[str, tuple[str, str]] = {
         "Several prompts at once give no log-probabilities.",
         "Leave out --logprobs, or give one prompt.",
     ),
+    "batch.sequences": (
+        "{sequences} replies at a time is not possible.",
+        "Choose 1 or more.",
+    ),
     "batch.sampling": (
         "Several prompts at once need --top-k from 1 to 64, or --temperature 0; not {top_k}.",
         "Choose --top-k 64.",

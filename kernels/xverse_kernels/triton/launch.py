@@ -26,13 +26,12 @@ class Workspace:
         self.device = device
         self.counters = torch.zeros(COUNTERS, dtype=torch.int32, device=device)
         self._partials = torch.empty(1 << 20, dtype=torch.float32, device=device)
+        self._outgrown: list[Tensor] = []
 
     def partials(self, count: int) -> Tensor:
-        """fp32 [at least ``count``].
-
-        Grows, so the largest need must come before a graph is captured.
-        """
+        """fp32 [at least ``count``]. What was smaller stays: graphs captured before write to it."""
         if self._partials.numel() < count:
+            self._outgrown.append(self._partials)
             self._partials = torch.empty(count, dtype=torch.float32, device=self.device)
         return self._partials
 

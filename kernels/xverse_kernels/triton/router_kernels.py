@@ -85,6 +85,7 @@ def choose(
         value, best = tl.max(
             likely, axis=0, return_indices=True, return_indices_tie_break_left=True
         )
+        best = tl.minimum(best, EXPERTS - 1)  # among NaN, any lane may win
         ids = tl.where(slot == k, best, ids)
         weights = tl.where(slot == k, value, weights)
         likely = tl.where(every == best, -1.0, likely)
