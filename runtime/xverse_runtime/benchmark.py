@@ -68,7 +68,7 @@ def run_benchmark(
     params = SamplingParams(temperature=0, max_new_tokens=new_tokens)
     for number in range(rounds):
         on_round(number)
-        bandwidth.append(measure_read_bandwidth())
+        bandwidth.append(measure_read_bandwidth(engine.device))
         # scattered over the vocabulary, beyond the special tokens
         span = engine.vocab_size - FIRST_PLAIN_TOKEN
         places = [number * 7919 + 10007 * position for position in range(prompt_tokens)]

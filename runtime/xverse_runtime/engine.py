@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from xverse_kernels.backend import (
-    BackendUnavailableError,
-    KernelBackend,
-    select_backend,
-    why_not_triton,
-)
-from xverse_kernels.packing import ROWS
 from xverse_runtime.batch import Batch
-from xverse_runtime.chat_template import ChatFormat
 from xverse_runtime.config import EngineConfig, ModelConfig
 from xverse_runtime.decode_loop import DecodeLoop
 from xverse_runtime.decoding import TorchSampler
@@ -24,27 +15,24 @@ from xverse_runtime.device import (
     GPU_WORKSPACE_BYTES,
     free_gpu_bytes,
     out_of_memory,
-    select_device,
     set_threads,
 )
 from xverse_runtime.errors import (
     ContextOverflowError,
-    DeviceError,
     ModelNotFoundError,
     UsageError,
 )
+from xverse_runtime.fit import choose_device, fitting_context, select_kernels
 from xverse_runtime.generation import Generation, Prefill
-from xverse_runtime.generation_config import read_end_tokens, read_sampling_defaults
 from xverse_runtime.kv_cache import KVCache, KVPool
-from xverse_runtime.loading import load_weights, published_name, weight_bytes
+from xverse_runtime.loading import load_weights, published_name
 from xverse_runtime.model import Decoder
 from xverse_runtime.model_dir import ModelDirectory
 from xverse_runtime.reply import Reply
 from xverse_runtime.rope import RotaryTable
 from xverse_runtime.sampling import check_params
-from xverse_runtime.store.manifest import is_store
-from xverse_runtime.template_choice import choose_chat_format
-from xverse_runtime.tokenizer import Tokenizer, load_tokenizer
+from xverse_runtime.text_parts import TextParts, load_text_parts
+from xverse_runtime.tokenizer import Tokenizer
 from xverse_runtime.types import (
     AdjustmentCallback,
     CancelFlag,
@@ -58,21 +46,8 @@ from xverse_runtime.types import (
 
 # Tokens computed between two looks at the cancel flag stay few on the CPU, where they are slow.
 CPU_PREFILL_CHUNK = 128
-SMALLEST_CONTEXT = 2048  # a shorter one is chosen only by the user
-CONTEXT_STEP = 256
 # Every chunk reads all experts once more, so on a GPU few large ones are fastest.
 GPU_PREFILL_CHUNK = 2048
-
-
-@dataclass(frozen=True)
-class _TextParts:
-    """Everything between text and ids."""
-
-    tokenizer: Tokenizer
-    chat_format: ChatFormat
-    template_choice: TemplateChoice
-    default_sampling: SamplingParams
-    end_token_ids: tuple[int, ...]
 
 
 class Engine:
@@ -82,7 +57,7 @@ class Engine:
         self,
         decoder: Decoder,
         cache: KVCache,
-        text: _TextParts,
+        text: TextParts,
         *,
         model_name: str,
         device: str,
@@ -138,9 +113,9 @@ class Engine:
             raise ModelNotFoundError("model.no_config", path=str(directory.path))
         model = ModelConfig.from_dir(directory)
         wished_context = _context_length(model, config)
-        text = _load_text_parts(directory, model, config, model_name)
-        device, device_reason = _choose_device(directory, model, config, wished_context)
-        context_length = _fitting_context(directory, model, config, wished_context, device)
+        text = load_text_parts(directory, model, config, model_name)
+        device, device_reason = choose_device(directory, model, config, wished_context)
+        context_length = fitting_context(directory, model, config, wished_context, device)
         if context_length < wished_context:
             facts = {"wished": wished_context, "context_length": context_length}
             on_adjustment("memory.smaller_context", facts)
@@ -169,13 +144,13 @@ class Engine:
         model: ModelConfig,
         config: EngineConfig,
         context_length: int,
-        text: _TextParts,
+        text: TextParts,
         *,
         model_name: str | None,
         progress: ProgressCallback,
         on_adjustment: AdjustmentCallback,
     ) -> Engine:
-        kernels = _select_kernels(config, model, device)
+        kernels = select_kernels(config, model, device)
         on_gpu = device.type == "cuda"
         loaded = load_weights(
             directory,
@@ -381,109 +356,6 @@ def _context_length(model: ModelConfig, config: EngineConfig) -> int:
             "context.too_long", requested=config.context_length, maximum=model.maximum_context
         )
     return config.context_length
-
-
-def _load_text_parts(
-    directory: ModelDirectory, model: ModelConfig, config: EngineConfig, model_name: str | None
-) -> _TextParts:
-    end_token_ids = tuple(dict.fromkeys(model.eos_token_ids + read_end_tokens(directory)))
-    names = (model_name or "", published_name(directory), model.source_name)
-    chat_format, choice = choose_chat_format(
-        directory,
-        end_token_ids[0] if end_token_ids else 3,
-        config.chat_template,
-        tuple(name for name in names if name),
-    )
-    return _TextParts(
-        tokenizer=load_tokenizer(directory),
-        chat_format=chat_format,
-        template_choice=choice,
-        default_sampling=read_sampling_defaults(directory),
-        end_token_ids=end_token_ids,
-    )
-
-
-def _choose_device(
-    directory: ModelDirectory, model: ModelConfig, config: EngineConfig, context_length: int
-) -> tuple[torch.device, str]:
-    """The device and the reason; `auto` takes a GPU only if the model fits."""
-    device, reason = select_device(config.device)
-    if config.device != "auto" or device.type == "cpu":
-        return device, reason
-    unpacked = why_not_triton(device) or _why_not_blocks(config, model)
-    if is_store(directory) and unpacked is not None:
-        return torch.device("cpu"), f"packed weights need the Triton kernels on a GPU: {unpacked}"
-    least = context_length if config.context_length else min(context_length, SMALLEST_CONTEXT)
-    needed = _needed_bytes(directory, model, config, least)
-    free = free_gpu_bytes(device)
-    if needed > free:
-        gib = 2**30
-        sizes = f"the model needs {needed / gib:.1f} GiB, the GPU has {free / gib:.1f} GiB free"
-        return torch.device("cpu"), sizes
-    return device, reason
-
-
-def _fitting_context(
-    directory: ModelDirectory,
-    model: ModelConfig,
-    config: EngineConfig,
-    wished: int,
-    device: torch.device,
-) -> int:
-    """The context that fits on a GPU beside the weights; one that was asked for stays."""
-    if device.type == "cpu" or config.context_length is not None:
-        return wished
-    free = free_gpu_bytes(device)
-    room = free - _needed_bytes(directory, model, config, 0)
-    fits = room // KVPool.bytes_needed(model, 1, _cache_dtype(config))
-    return min(wished, max(SMALLEST_CONTEXT, fits // CONTEXT_STEP * CONTEXT_STEP))
-
-
-def _cache_dtype(config: EngineConfig) -> torch.dtype:
-    """Of the KV cache on a GPU."""
-    return torch.float32 if config.precision == "fp32" else torch.bfloat16
-
-
-def _needed_bytes(
-    directory: ModelDirectory, model: ModelConfig, config: EngineConfig, context_length: int
-) -> int:
-    """GPU memory for weights, cache and work."""
-    cache = KVPool.bytes_needed(model, context_length, _cache_dtype(config))
-    return weight_bytes(directory, model, config.precision) + cache + GPU_WORKSPACE_BYTES
-
-
-def _select_kernels(
-    config: EngineConfig, model: ModelConfig, device: torch.device
-) -> KernelBackend:
-    requested = config.backend
-    try:
-        reason = _why_not_blocks(config, model)
-        if reason is not None and requested == "triton":
-            raise BackendUnavailableError(requested, reason)
-        if reason is not None and requested == "auto":
-            requested = "reference"
-        return select_backend(requested, device)
-    except BackendUnavailableError as error:
-        raise DeviceError(
-            "backend.unavailable", backend=error.backend, reason=error.reason
-        ) from None
-
-
-def _why_not_blocks(config: EngineConfig, model: ModelConfig) -> str | None:
-    """Why the Triton kernels cannot compute this model as wished, if they cannot."""
-    if config.backend == "reference":
-        return "the reference kernels were asked for"
-    if config.precision == "fp32":
-        return "they compute in bf16 or fp16, not in fp32"
-    widths = (
-        model.intermediate_size,
-        model.hidden_size,
-        model.num_kv_heads * model.head_dim,
-    )
-    odd = [width for width in widths if width % ROWS]
-    if odd:
-        return f"they need widths that are multiples of {ROWS}, not {odd[0]}"
-    return None
 
 
 def _decode_loop(decoder: Decoder, pool: KVPool, *, use_graphs: bool) -> DecodeLoop:

@@ -31,7 +31,7 @@ from xverse_runtime.rope import RotaryTable
 from xverse_runtime.tensors import EMBEDDING
 from xverse_runtime.weights import assemble_weights
 
-CHUNK_TOLERANCE = 1e-4
+CHUNK_TOLERANCE = 5e-5
 LOGIT_TOLERANCE = 2e-4
 PROMPTS = range(3)
 
@@ -50,6 +50,19 @@ def test_logits_and_router_logits(name: str, prompt: int) -> None:
     stacked = torch.stack([routers[layer] for layer in range(len(routers))])
     assert stacked.shape == expected[f"router_logits.{prompt}"].shape
     assert (stacked - expected[f"router_logits.{prompt}"]).abs().max() < LOGIT_TOLERANCE
+
+
+@pytest.mark.parametrize("name", MOE_CHECKPOINTS)
+@pytest.mark.parametrize("chunk", [1, 7, 64])
+def test_chunked_and_cached_forward_agree_with_the_golden_logits(name: str, chunk: int) -> None:
+    decoder, cache = load_decoder(GOLDEN / name)
+    ids = expected_cases(name)[0]["prompt_token_ids"]
+    parts = [
+        decoder.forward(ids[start : start + chunk], cache, logits_for=slice(None))
+        for start in range(0, len(ids), chunk)
+    ]
+    assert (torch.cat(parts) - expected_tensors_of(name)["logits.0"]).abs().max() < LOGIT_TOLERANCE
+    assert cache.length == len(ids)
 
 
 @pytest.mark.parametrize("name", MOE_CHECKPOINTS)

@@ -27,8 +27,9 @@ from xverse_kernels import reference
 from xverse_kernels.packing import ExpertBlocks
 from xverse_kernels.types import Routing
 from xverse_runtime.config import EngineConfig, ModelConfig
-from xverse_runtime.engine import Engine, _fitting_context
+from xverse_runtime.engine import Engine
 from xverse_runtime.errors import IntegrityError, ResourceError, UsageError, XverseError
+from xverse_runtime.fit import fitting_context
 from xverse_runtime.kv_cache import KVPool
 from xverse_runtime.loading import weight_bytes
 from xverse_runtime.model_dir import ModelDirectory
@@ -477,9 +478,9 @@ def test_a_kill_before_the_rename_loses_nothing(
 def full_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU that is there, with 1 GiB and 3 MiB free."""
     gpu = (torch.device("cuda", 0), "a CUDA device is present")
-    monkeypatch.setattr("xverse_runtime.engine.select_device", lambda _wish: gpu)
-    monkeypatch.setattr("xverse_runtime.engine.free_gpu_bytes", lambda _device: 2**30 + 3 * 2**20)
-    monkeypatch.setattr("xverse_runtime.engine.why_not_triton", lambda _device: None)
+    monkeypatch.setattr("xverse_runtime.fit.select_device", lambda _wish: gpu)
+    monkeypatch.setattr("xverse_runtime.fit.free_gpu_bytes", lambda _device: 2**30 + 3 * 2**20)
+    monkeypatch.setattr("xverse_runtime.fit.why_not_triton", lambda _device: None)
 
 
 @pytest.mark.usefixtures("full_gpu")
@@ -493,12 +494,12 @@ def test_the_default_device_is_the_cpu_where_the_model_does_not_fit_the_gpu(stor
 def test_a_store_runs_on_the_cpu_where_triton_cannot(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("xverse_runtime.engine.free_gpu_bytes", lambda _device: 2**40)
-    monkeypatch.setattr("xverse_runtime.engine.why_not_triton", lambda _device: "no C compiler")
+    monkeypatch.setattr("xverse_runtime.fit.free_gpu_bytes", lambda _device: 2**40)
+    monkeypatch.setattr("xverse_runtime.fit.why_not_triton", lambda _device: "no C compiler")
     engine = Engine.load(store)
     assert engine.device == "cpu"
     assert "Triton kernels on a GPU: no C compiler" in engine.notes[0]
-    monkeypatch.setattr("xverse_runtime.engine.why_not_triton", lambda _device: None)
+    monkeypatch.setattr("xverse_runtime.fit.why_not_triton", lambda _device: None)
     assert Engine.load(store, EngineConfig(precision="fp32")).device == "cpu"
 
 
@@ -509,11 +510,11 @@ def test_the_context_shrinks_to_what_fits_beside_the_weights(store: Path) -> Non
     gpu = torch.device("cuda", 0)
     per_token = KVPool.bytes_needed(model, 1, torch.bfloat16)
     room = 3 * 2**20 - weight_bytes(directory, model, "auto")
-    fitting = _fitting_context(directory, model, EngineConfig(), 100_000, gpu)
+    fitting = fitting_context(directory, model, EngineConfig(), 100_000, gpu)
     assert fitting == max(2048, room // per_token // 256 * 256)
     wished = EngineConfig(context_length=90_000)
-    assert _fitting_context(directory, model, wished, 90_000, gpu) == 90_000
-    assert _fitting_context(directory, model, EngineConfig(), 100, gpu) == 100
+    assert fitting_context(directory, model, wished, 90_000, gpu) == 90_000
+    assert fitting_context(directory, model, EngineConfig(), 100, gpu) == 100
     assert (
-        _fitting_context(directory, model, EngineConfig(), 100_000, torch.device("cpu")) == 100_000
+        fitting_context(directory, model, EngineConfig(), 100_000, torch.device("cpu")) == 100_000
     )

@@ -21,6 +21,7 @@ PRESETS = {
 }
 READING_SPEED = 15.0  # tokens per second
 PROBE_BYTES = 2**28
+GPU_PROBE_BYTES = 2**30  # so that starting it does not count
 
 
 def bytes_per_token(config: ModelConfig, precision: StorePrecision) -> int:
@@ -64,12 +65,13 @@ def choose_precision(config: ModelConfig, read_bandwidth: float) -> tuple[str, f
     return name, rates[name]
 
 
-def measure_read_bandwidth() -> float:
-    """Bytes per second at which this machine's processor reads memory: the best of a few sums."""
-    words = torch.ones(PROBE_BYTES // 8, dtype=torch.int64)
+def measure_read_bandwidth(device: str = "cpu") -> float:
+    """Bytes per second at which a device reads its memory: the best of a few sums."""
+    size = PROBE_BYTES if device == "cpu" else GPU_PROBE_BYTES
+    words = torch.ones(size // 8, dtype=torch.int64, device=device)
     best = float("inf")
     for _ in range(4):
         started = perf_counter()
-        words.sum()
+        words.sum().item()  # waits for the device
         best = min(best, perf_counter() - started)
-    return PROBE_BYTES / best
+    return size / best
