@@ -8,6 +8,7 @@ from pathlib import Path
 from string import Formatter
 
 from xverse_cli.messages import en
+from xverse_cli.models.download.remote import UnreachableError
 from xverse_runtime import errors
 
 ROOT = Path(__file__).parent.parent
@@ -15,7 +16,7 @@ ERROR_CLASSES = {
     name
     for name, value in vars(errors).items()
     if isinstance(value, type) and issubclass(value, errors.XverseError)
-}
+} | {UnreachableError.__name__}
 
 
 def raised_errors(folder: Path) -> Iterator[tuple[str, frozenset[str], str]]:

@@ -25,7 +25,7 @@ _ParseError = cast(type[Exception], typer.BadParameter.__mro__[2])
 
 def build_app() -> typer.Typer:
     """The app with all commands, worded in the language in use."""
-    from xverse_cli.commands import bench, chat, convert, generate, verify
+    from xverse_cli.commands import bench, chat, convert, generate, pull, verify
 
     app = typer.Typer(
         help=messages.text("help.app"),
@@ -47,6 +47,7 @@ def build_app() -> typer.Typer:
 
     chat.register(app)
     generate.register(app)
+    pull.register(app)
     convert.register(app)
     verify.register(app)
     bench.register(app)

@@ -74,13 +74,17 @@ class Host:
         watched = self.streams.stderr_is_terminal and self.streams.verbosity >= 0
         return self.streams.stderr if watched else None
 
-    def load_model(self, settings: Settings) -> Loaded:
-        """Find and load the model, with a progress bar where someone is watching."""
-        from xverse_cli.models.find import find_model
+    def load_model(self, settings: Settings, model: FoundModel | None = None) -> Loaded:
+        """Find and load the model, with a progress bar where someone is watching.
+
+        Args:
+            model: where it is, when that has been found out before.
+        """
+        from xverse_cli.models.offer import find_or_fetch
         from xverse_cli.render.progress import byte_bar
 
+        model = model or find_or_fetch(settings, self)
         started = time.perf_counter()
-        model = find_model(settings.model, settings.precision)
         description = text("load.progress", model=settings.model)
         try:
             with byte_bar(description, self.watched_stderr) as progress:

@@ -43,6 +43,7 @@ SETTINGS: dict[str, Reader] = {
 CONFIG_VARIABLE = "XVERSE_CONFIG"
 LANGUAGE_VARIABLE = "XVERSE_LANG"
 DEBUG_VARIABLE = "XVERSE_DEBUG"
+MODELSCOPE_VARIABLE = "MODELSCOPE_DOMAIN"
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,14 @@ def cache_dir() -> Path:
     from platformdirs import user_cache_path
 
     return user_cache_path("xverse", appauthor=False)
+
+
+def modelscope_endpoint(environ: Mapping[str, str]) -> str:
+    """ModelScope's address; `MODELSCOPE_DOMAIN` names another host, as its own library takes it."""
+    named = environ.get(MODELSCOPE_VARIABLE, "").strip().rstrip("/")
+    if not named:
+        return "https://www.modelscope.cn"
+    return named if "://" in named else f"https://{named}"
 
 
 def misspelt_variables(environ: Mapping[str, str]) -> list[tuple[str, str]]:

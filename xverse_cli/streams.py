@@ -55,11 +55,15 @@ class Streams:
         with suppress(OSError, ValueError):
             print_remark(sanitize(line), style, self.stderr)
 
-    def confirm(self, question: str) -> bool:
-        """Ask on stderr; only a line that begins with y or Y on standard input is a yes."""
+    def ask(self, question: str) -> str:
+        """Ask on stderr; the line that comes on standard input, in small letters."""
         print(sanitize(question), end=" ", file=self.stderr, flush=True)
         answer = self.stdin.readline() if self.stdin is not None else ""
-        return answer.strip().lower().startswith("y")
+        return answer.strip().lower()
+
+    def confirm(self, question: str) -> bool:
+        """Ask; only an answer that begins with y or Y is a yes."""
+        return self.ask(question).startswith("y")
 
     def write_data(self, data: str) -> None:
         """Write ``data`` to stdout at once, as UTF-8 and otherwise unaltered."""

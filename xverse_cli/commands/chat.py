@@ -15,6 +15,7 @@ from xverse_cli.messages import text
 
 if TYPE_CHECKING:
     from xverse_cli.chat.input import MessageSource
+    from xverse_cli.models.find import FoundModel
     from xverse_cli.settings import Settings
 
 
@@ -50,16 +51,18 @@ def run(flags: Mapping[str, object], host: Host) -> int:
     """Load the model and talk until the user leaves."""
     from xverse_cli.chat.input import message_source
     from xverse_cli.chat.quiet import quiet_typing
+    from xverse_cli.models.offer import find_or_fetch
 
     settings = host.settings(flags)
     source = message_source(host.streams)
+    model = find_or_fetch(settings, host)
     if not source.interactive:
-        return _talk(settings, source, host)
+        return _talk(settings, model, source, host)
     with quiet_typing(host.streams):
-        return _talk(settings, source, host)
+        return _talk(settings, model, source, host)
 
 
-def _talk(settings: "Settings", source: "MessageSource", host: Host) -> int:
+def _talk(settings: "Settings", model: "FoundModel", source: "MessageSource", host: Host) -> int:
     from xverse_cli.chat.conversation import Conversation
     from xverse_cli.chat.repl import Repl
     from xverse_cli.chat.turn import TurnRunner
@@ -69,7 +72,7 @@ def _talk(settings: "Settings", source: "MessageSource", host: Host) -> int:
     from xverse_cli.report import report_model
 
     streams = host.streams
-    loaded = host.load_model(settings)
+    loaded = host.load_model(settings, model)
     engine = loaded.engine
     report_model(loaded, streams)
     welcome(engine, settings.model, streams, interactive=source.interactive)

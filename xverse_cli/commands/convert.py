@@ -109,6 +109,12 @@ def convert(
 
 def run(request: Request, host: Host) -> int:
     """Convert, and delete the source's weights where that is wanted."""
+    host.streams.write_data(f"{make_store(request, host)}\n")
+    return DONE
+
+
+def make_store(request: Request, host: Host) -> Path:
+    """The store, made or found; see `run`."""
     import torch
 
     from xverse_cli.models.find import DEMO, find_model
@@ -143,10 +149,9 @@ def run(request: Request, host: Host) -> int:
     size = sum(record.bytes for record in manifest.files.values())
     key = "convert.already_there" if already_there else "convert.done"
     host.streams.say(text(key, path=output, size_bytes=size))
-    host.streams.write_data(f"{output}\n")
     if request.delete_source:
         _delete(source.path, request.yes, host)
-    return DONE
+    return output
 
 
 def _precision(request: Request, source: "FoundModel", host: Host) -> tuple[str, "StorePrecision"]:

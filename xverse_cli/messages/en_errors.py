@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 _GET = (
-    "Download it: hf download {model}\n"
-    "  (from a mirror: HF_ENDPOINT=https://MIRROR hf download {model})\n"
+    "Fetch it: xverse pull {model}\n"
+    "  (from a mirror: HF_ENDPOINT=https://MIRROR xverse pull {model})\n"
     "Or try the built-in demo: xverse chat --model demo"
 )
 _AGAIN = "The file is damaged or its download was cut short: download the model again."
@@ -17,11 +17,11 @@ ERRORS: dict[str, tuple[str, str]] = {
     "model.not_cached": ("The model {model} is not on this machine (looked in {path}).", _GET),
     "model.no_such_revision": (
         "The model {model} is here, but not its revision {revision} (present: {present}).",
-        "Download it: hf download {model} --revision {revision}",
+        "Fetch it: xverse pull {model}@{revision}",
     ),
     "model.incomplete_download": (
         "The download of {model} is incomplete: {names} not there ({path}).",
-        "Finish it with: hf download {model}\nOr try the built-in demo: xverse chat --model demo",
+        "Finish it with: xverse pull {model}\nOr try the built-in demo: xverse chat --model demo",
     ),
     "model.no_such_directory": (
         "There is no model directory {path}.",
@@ -125,6 +125,95 @@ ERRORS: dict[str, tuple[str, str]] = {
         "Make room, then start the conversion again: it goes on where it stopped.",
     ),
     "store.not_writable": ("{path} cannot be written: {detail}.", "Choose another place."),
+    # Getting models.
+    "pull.demo": (
+        "The demo is part of the program: there is nothing to fetch.",
+        "Use it: xverse chat --model demo",
+    ),
+    "pull.no_hub_id": (
+        '"{model}" is no Hub id.',
+        "Give owner/name or owner/name@revision, such as xverse/XVERSE-MoE-A4.2B-Chat.",
+    ),
+    "pull.delete_without_precision": (
+        "--delete-source has no meaning without --precision: nothing would be left.",
+        "Say what to convert to, for example: --precision int4",
+    ),
+    "pull.offline": (
+        "{model} is not on this machine, and HF_HUB_OFFLINE forbids to fetch it.",
+        "Unset HF_HUB_OFFLINE. Or try the built-in demo: xverse chat --model demo",
+    ),
+    "pull.no_such_model": (
+        "There is no model {model} on {endpoint}, or not for everyone.",
+        "Check the name. For a private model, set HF_TOKEN or log in: hf auth login",
+    ),
+    "pull.no_such_revision": (
+        "{model} has no revision {revision} on {endpoint}.",
+        "Check the name of the branch, tag or commit after the @.",
+    ),
+    "pull.no_model": (
+        "{model} holds no model that can be run: no config.json with *.safetensors or"
+        " pytorch_model*.bin.",
+        "Is this the right repository?",
+    ),
+    "pull.gated": (
+        "{model} is only given to those who have been granted access.",
+        "Ask for it at {endpoint}/{model}, then set HF_TOKEN or log in: hf auth login",
+    ),
+    "pull.unauthorised": (
+        "{host} does not accept your token for {name} (HTTP {status}).",
+        "Set HF_TOKEN to a valid one, or log in anew: hf auth login",
+    ),
+    "pull.forbidden": (
+        "{host} refuses {name} (HTTP {status}).",
+        "May your token read it? A proxy or a mirror can refuse too: try another --source.",
+    ),
+    "pull.file_gone": (
+        "{name} is not there any more ({host} says HTTP {status}).",
+        "The repository has changed. Start again: what did not change is kept.",
+    ),
+    "pull.refused": ("{host} refuses {name} (HTTP {status}).", "Try another --source."),
+    "pull.rate_limited": (
+        "{endpoint} wants fewer requests for now (HTTP 429).",
+        "Wait a few minutes, then start the same command again: what has come is kept."
+        " A token gets more: hf auth login",
+    ),
+    "pull.server": (
+        "The server gives no good answer for {name}: {detail}.",
+        "Start the same command again later: what has come is kept. Or try another source:"
+        " --source modelscope, or HF_ENDPOINT=https://MIRROR",
+    ),
+    "pull.unreachable": (
+        "{name} cannot be reached: {detail}.",
+        "Check the connection (HTTPS_PROXY is followed), then start the same command again: what"
+        " has come is kept. Or try another source: --source modelscope, or HF_ENDPOINT=https://MIRROR",
+    ),
+    "pull.no_socks": (
+        "The proxy {proxy} is a SOCKS proxy, for which a library is missing.",
+        "Install it: pip install PySocks. Or name an HTTP proxy in HTTPS_PROXY.",
+    ),
+    "pull.remote_changed": (
+        "{name} has changed at its source while it was being fetched.",
+        "Start the same command again: it looks anew, and keeps what did not change.",
+    ),
+    "pull.wrong_bytes": (
+        "{name} came with wrong bytes twice: its SHA-256 is not the published one.",
+        "Something on the way alters it. Try another source (--source, HF_ENDPOINT) or network.",
+    ),
+    "pull.shards_missing": (
+        "{index} names weight files that the repository does not have: {names}.",
+        "The repository is incomplete. Try another --source or revision.",
+    ),
+    "pull.too_large": ("{name} has {size_bytes}, which is too much for what it is.", ""),
+    "pull.disk_full": (
+        "Not enough space in {path}: {needed_bytes} needed, {free_bytes} free.",
+        "Make room (xverse list, xverse rm), or put the cache elsewhere with HF_HOME."
+        " --precision int4 --delete-source needs the least.",
+    ),
+    "pull.licence_unasked": (
+        "Nobody is at the terminal to accept the licence of the weights.",
+        "Read it with the model, then: {command} --accept-license",
+    ),
+    "pull.licence_declined": ("The licence was not accepted; nothing was fetched.", ""),
     # Chat templates.
     "template.unknown": (
         'There is no chat template "{name}".',

@@ -11,7 +11,7 @@ from xverse_cli.models.hub_cache import DEFAULT_REVISION, find_snapshot
 from xverse_runtime.errors import ModelNotFoundError
 
 DEMO = "demo"
-_HUB_ID = re.compile(r"(?P<repo>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w][\w./-]*))?", re.ASCII)
+HUB_ID = re.compile(r"(?P<repo>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w][\w./-]*))?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def find_model(model: str, precision: str | None = None) -> FoundModel:
         raise ModelNotFoundError("model.is_a_file", path=path, parent=path.parent)
     if _looks_local(model):
         raise ModelNotFoundError("model.no_such_directory", path=path)
-    match = _HUB_ID.fullmatch(model)
+    match = HUB_ID.fullmatch(model)
     if match is None or ".." in model:
         raise ModelNotFoundError("model.unknown_name", model=model)
     repo, revision = match["repo"], match["revision"]

@@ -6,10 +6,12 @@ import json
 import re
 from pathlib import Path
 
+from xverse_cli.models.hub_folder import HubFolder
 from xverse_runtime.errors import ModelNotFoundError
 
 DEFAULT_REVISION = "main"
-_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+MANIFEST = "xverse.json"
 _SINGLES = ("model.safetensors", "pytorch_model.bin")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -21,7 +23,7 @@ def find_snapshot(repo: str, revision: str) -> Path:
         ModelNotFoundError: ``model.not_cached``, ``model.no_such_revision`` or
             ``model.incomplete_download``.
     """
-    folder = _folder(repo)
+    folder = HubFolder.of(repo).root
     if not (folder / "snapshots").is_dir():
         raise ModelNotFoundError("model.not_cached", model=repo, path=_from_home(folder.parent))
     snapshot = folder / "snapshots" / _commit(folder, revision)
@@ -40,16 +42,10 @@ def find_snapshot(repo: str, revision: str) -> Path:
 
 def known_commit(repo: str, revision: str) -> str | None:
     """The commit that a branch, tag or commit stands for, as far as this machine knows."""
-    folder = _folder(repo)
+    folder = HubFolder.of(repo).root
     commit = _commit(folder, revision)
     named = (folder / "refs" / revision).is_file() or (folder / "snapshots" / commit).is_dir()
     return commit if named or _COMMIT.fullmatch(commit) else None
-
-
-def _folder(repo: str) -> Path:
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    return Path(HF_HUB_CACHE) / ("models--" + repo.replace("/", "--"))
 
 
 def _from_home(path: Path) -> str:
@@ -63,17 +59,28 @@ def _from_home(path: Path) -> str:
 def missing_files(snapshot: Path) -> list[str]:
     """Names of the files without which nothing can be loaded; empty when all are there."""
     missing = [] if (snapshot / "config.json").is_file() else ["config.json"]
-    for name in _INDEXES:
+    if (snapshot / MANIFEST).is_file():
+        return missing + [name for name in _listed(snapshot) if not (snapshot / name).is_file()]
+    for name in INDEXES:
         if (snapshot / name).is_file():
             return missing + [
-                shard for shard in _shards(snapshot / name) if not (snapshot / shard).is_file()
+                shard for shard in shards_of(snapshot / name) if not (snapshot / shard).is_file()
             ]
     if not any((snapshot / name).is_file() for name in _SINGLES):
         missing.append(_SINGLES[0])
     return missing
 
 
-def _shards(index: Path) -> list[str]:
+def _listed(snapshot: Path) -> list[str]:
+    """The files of a store that was published as it is."""
+    try:
+        names = json.loads((snapshot / MANIFEST).read_bytes())["files"]
+        return sorted(name for name in names if Path(name).name == name)
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def shards_of(index: Path) -> list[str]:
     """The plain file names an index lists; what is wrong with it, the runtime will say."""
     try:
         weight_map = json.loads(index.read_bytes())["weight_map"]

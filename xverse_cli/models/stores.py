@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from xverse_cli.models.find import FoundModel
@@ -97,10 +99,18 @@ def weight_files(model: Path) -> list[Path]:
 
 def delete_weights(model: Path) -> None:
     """Delete published weights; in the Hub's cache also the blobs that no other snapshot needs."""
-    for file in weight_files(model):
+    delete_published(model, [file.name for file in weight_files(model)])
+
+
+def delete_published(model: Path, names: Iterable[str]) -> None:
+    """Delete files of a published model, and the blobs in the Hub's cache that only they need."""
+    for name in names:
+        file = model / name
+        if not os.path.lexists(file):
+            continue
         blob = file.resolve()
         file.unlink()
         if blob.parent.name == "blobs" and blob.parent.parent == model.parent.parent.resolve():
-            others = model.parent.glob(f"*/{file.name}")
+            others = model.parent.glob("*/*")
             if not any(other.resolve() == blob for other in others):
                 blob.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Fetching models: sources, a ranged downloader whose finished bytes survive anything."""

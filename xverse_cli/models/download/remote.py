@@ -1,0 +1,100 @@
+"""What a source says about a model, and what every source can do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from xverse_runtime.errors import ModelNotFoundError
+
+
+class UnreachableError(ModelNotFoundError):
+    """A source that does not answer, or not sensibly: another one may be tried."""
+
+
+def unreachable(name: str, detail: str, *, reached: bool) -> UnreachableError:
+    """Nobody answers, or (``reached``) not sensibly. ``name``: what was asked, or whom."""
+    if reached:
+        return UnreachableError("pull.server", name=name, detail=detail)
+    return UnreachableError("pull.unreachable", name=name, detail=detail)
+
+
+def no_such_model(repo: str, endpoint: str) -> ModelNotFoundError:
+    return ModelNotFoundError("pull.no_such_model", model=repo, endpoint=endpoint)
+
+
+def refused(status: int, name: str, host: str) -> ModelNotFoundError:
+    """What an HTTP status means that another try would not change."""
+    if status == 401:
+        return ModelNotFoundError("pull.unauthorised", name=name, status=status, host=host)
+    if status == 403:
+        return ModelNotFoundError("pull.forbidden", name=name, status=status, host=host)
+    if status in (404, 410):
+        return ModelNotFoundError("pull.file_gone", name=name, status=status, host=host)
+    return ModelNotFoundError("pull.refused", name=name, status=status, host=host)
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """One file of a model: its size in bytes and the digests its source tells of it (hex).
+
+    ``sha256`` is that of the content; ``git_id`` is the blob id that git gives it. Large files of
+    the Hub have the first, small ones the second.
+    """
+
+    name: str
+    size: int
+    sha256: str | None
+    git_id: str | None
+
+    @property
+    def digest(self) -> str:
+        """What the Hugging Face cache calls the file's blob."""
+        return self.sha256 or self.git_id or ""
+
+
+@dataclass(frozen=True)
+class RemoteModel:
+    """A model at one commit; ``licence`` is what its card says, or ``None``."""
+
+    repo: str
+    revision: str
+    commit: str
+    files: tuple[RemoteFile, ...]
+    licence: str | None = None
+
+    def file(self, name: str) -> RemoteFile | None:
+        return next((file for file in self.files if file.name == name), None)
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where the bytes of a file are. ``headers`` are for that host alone."""
+
+    url: str
+    headers: Mapping[str, str]
+
+
+class Source(Protocol):
+    """Something that has models."""
+
+    @property
+    def name(self) -> str:
+        """As ``--source`` spells it."""
+
+    @property
+    def endpoint(self) -> str:
+        """Its address, for messages."""
+
+    def describe(self, repo: str, revision: str) -> RemoteModel:
+        """Commit and files of a model.
+
+        Raises:
+            UnreachableError: ``pull.unreachable`` or ``pull.server``.
+            ModelNotFoundError: ``pull.no_such_model``, ``pull.no_such_revision``, ``pull.gated``,
+                ``pull.unauthorised`` or ``pull.forbidden``.
+        """
+
+    def locate(self, model: RemoteModel, file: RemoteFile) -> Location:
+        """Where to ask for the file at the model's commit."""

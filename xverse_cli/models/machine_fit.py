@@ -1,0 +1,128 @@
+"""Whether a model fits this machine: weights and KV cache at each precision, against its memory."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+
+from xverse_runtime.errors import UsageError, XverseError
+
+PRECISIONS = ("bf16", "int8", "int4")
+WORK_BYTES = 2**30  # what computing takes beside weights and cache
+
+
+@dataclass(frozen=True)
+class FitRow:
+    """Bytes of weights and of the KV cache at one precision, and where they fit."""
+
+    precision: str
+    weight_bytes: int
+    cache_bytes: int
+    fits_gpu: bool | None  # None: there is no GPU
+    fits_memory: bool
+
+    @property
+    def total_bytes(self) -> int:
+        return self.weight_bytes + self.cache_bytes + WORK_BYTES
+
+
+@dataclass(frozen=True)
+class MachineFit:
+    """The rows, highest precision first, and what they are measured against, in bytes."""
+
+    context: int
+    memory_bytes: int
+    gpu_bytes: int | None
+    gpu_name: str
+    rows: tuple[FitRow, ...]
+
+    @property
+    def best(self) -> FitRow | None:
+        """The highest precision that fits the GPU, else the memory."""
+        on_gpu = [row for row in self.rows if row.fits_gpu]
+        in_memory = [row for row in self.rows if row.fits_memory]
+        return next(iter(on_gpu or in_memory), None)
+
+
+def machine_fit(config_json: bytes, context: int | None) -> MachineFit | None:
+    """The fit of the model that ``config.json`` describes; ``None`` for one that cannot be run.
+
+    Args:
+        config_json: the file's bytes.
+        context: tokens; ``None`` is what the model was trained with.
+    """
+    from xverse_runtime.config import ModelConfig
+    from xverse_runtime.kv_cache import KVPool
+
+    try:
+        config = ModelConfig.from_dict(json.loads(config_json))
+    except (XverseError, ValueError, TypeError, AttributeError):
+        return None
+    tokens = context or config.trained_context
+    gpu_bytes, gpu_name = _gpu()
+    memory = memory_bytes()
+    rows = []
+    for precision in PRECISIONS:
+        weights = store_bytes(config_json, precision)
+        if weights is None:
+            continue
+        import torch
+
+        cache = KVPool.bytes_needed(config, tokens, torch.bfloat16)
+        needed = weights + cache + WORK_BYTES
+        fits_gpu = None if gpu_bytes is None else needed <= gpu_bytes
+        rows.append(FitRow(precision, weights, cache, fits_gpu, needed <= memory))
+    return MachineFit(tokens, memory, gpu_bytes, gpu_name, tuple(rows))
+
+
+def store_bytes(config_json: bytes, precision: str) -> int | None:
+    """Bytes of a store at ``precision``; ``None`` where the widths do not allow it."""
+    from xverse_runtime.config import ModelConfig
+    from xverse_runtime.store.layout import StoreLayout
+    from xverse_runtime.store.precision import PRESETS
+    from xverse_runtime.store.shard import shard_bytes
+
+    layout = StoreLayout(ModelConfig.from_dict(json.loads(config_json)), PRESETS[precision])
+    with suppress(UsageError):
+        layout.check()
+        return sum(shard_bytes(file.specs) for file in layout.files())
+    return None
+
+
+def memory_bytes() -> int:
+    """Main memory of this machine, or what a container may use of it."""
+    total = 0
+    with suppress(OSError, ValueError, AttributeError):
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if not total and os.name == "nt":
+        total = _windows_memory()
+    with suppress(OSError, ValueError), open("/sys/fs/cgroup/memory.max", encoding="ascii") as file:
+        total = min(total, int(file.read())) or total
+    return total
+
+
+def _windows_memory() -> int:
+    import ctypes
+
+    class Status(ctypes.Structure):
+        _fields_ = (
+            ("length", ctypes.c_ulong),
+            ("load", ctypes.c_ulong),
+            ("total", ctypes.c_ulonglong),
+            ("rest", ctypes.c_ulonglong * 6),
+        )
+
+    status = Status(length=ctypes.sizeof(Status))
+    ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))  # type: ignore[attr-defined]
+    return int(status.total)
+
+
+def _gpu() -> tuple[int | None, str]:
+    import torch
+
+    if not torch.cuda.is_available():
+        return None, ""
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    return int(properties.total_memory), str(properties.name)

@@ -1,0 +1,75 @@
+"""The plan of a download in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from xverse_cli.messages import size, text
+from xverse_cli.models.machine_fit import FitRow, MachineFit
+from xverse_cli.models.pull_plan import PullPlan, free_bytes
+from xverse_cli.models.selection import is_weight_file
+
+
+def plan_lines(plan: PullPlan) -> Iterator[str]:
+    """What will be fetched, where to, whether it fits, and under which licence."""
+    model = plan.model
+    yield text(
+        "pull.plan",
+        model=model.repo,
+        revision=model.revision,
+        commit=model.commit[:8],
+        endpoint=plan.endpoint,
+    )
+    weights = sum(is_weight_file(file.name) for file in plan.files)
+    yield text(
+        "pull.plan_files",
+        files=len(plan.files),
+        weights=weights,
+        total_bytes=plan.total_bytes,
+        fetch_bytes=plan.fetch_bytes,
+    )
+    if plan.resumed_bytes or len(plan.missing) < len(plan.files):
+        here = plan.total_bytes - plan.fetch_bytes
+        yield text("pull.plan_resumed", here_bytes=here)
+    if plan.conversion is not None:
+        key = "pull.plan_streamed" if plan.conversion.delete_source else "pull.plan_converted"
+        conversion = plan.conversion
+        yield text(key, precision=conversion.precision, size_bytes=conversion.store_bytes)
+    for place, needed in plan.disk_needs():
+        yield text("pull.plan_disk", path=place, needed_bytes=needed, free_bytes=free_bytes(place))
+    if plan.is_store:
+        yield text("pull.plan_store")
+    if plan.fit is not None:
+        yield from fit_lines(plan.fit)
+    yield text("pull.licence", licence=model.licence or text("pull.licence_untold"))
+    if plan.accepted is not None:
+        yield text("pull.licence_accepted", when=plan.accepted)
+
+
+def fit_lines(fit: MachineFit) -> Iterator[str]:
+    """A line for each precision: what it takes, and what holds it."""
+    gpu = text("fit.gpu", name=fit.gpu_name, size_bytes=fit.gpu_bytes) if fit.gpu_bytes else ""
+    yield text(
+        "fit.machine",
+        memory_bytes=fit.memory_bytes,
+        gpu=gpu or text("fit.no_gpu"),
+        context=fit.context,
+    )
+    for row in fit.rows:
+        yield text(
+            "fit.row",
+            precision=row.precision.ljust(4),
+            weights=size(row.weight_bytes).rjust(10),
+            cache=size(row.cache_bytes),
+            verdict=text(_verdict(row)),
+        )
+    if fit.best is None:
+        yield text("fit.nothing")
+    elif fit.best.precision != fit.rows[0].precision:
+        yield text("fit.advice", precision=fit.best.precision)
+
+
+def _verdict(row: FitRow) -> str:
+    if row.fits_gpu:
+        return "fit.on_gpu"
+    return "fit.in_memory" if row.fits_memory else "fit.too_large"
