@@ -7,7 +7,7 @@ restricted unpickler, which builds tensors and runs nothing.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -23,6 +23,8 @@ SAFETENSORS_INDEX = "model.safetensors.index.json"
 SAFETENSORS_FILE = "model.safetensors"
 BIN_INDEX = "pytorch_model.bin.index.json"
 BIN_FILE = "pytorch_model.bin"
+# Index and single file; safetensors win over pickles of the same weights.
+LAYOUTS = ((SAFETENSORS_INDEX, SAFETENSORS_FILE), (BIN_INDEX, BIN_FILE))
 ZIP_MAGIC = b"PK\x03\x04"
 FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -37,10 +39,28 @@ def read_checkpoint(directory: ModelDirectory, config: ModelConfig) -> dict[str,
     """
     found: dict[str, Tensor] = {}
     for name in shard_names(directory):
-        read = _read_safetensors if name.endswith(".safetensors") else _read_bin
-        found |= read(directory.file(name), name)
+        found |= _read_file(directory, name)
     wanted = expected_tensors(config)
     _check_tensors(found, wanted, config, directory.path)
+    return {name: found[name] for name in wanted}
+
+
+def read_weight_file(
+    directory: ModelDirectory, name: str, wanted: Mapping[str, tuple[int, ...]], config: ModelConfig
+) -> dict[str, Tensor]:
+    """The tensors of one weight file, as `read_checkpoint` gives them.
+
+    Args:
+        directory: of the model; other weight files need not be there.
+        name: of the file.
+        wanted: name to shape of what the file must hold; nothing else but what can be ignored.
+        config: the model's.
+
+    Raises:
+        IntegrityError: as `read_checkpoint`, and ``path.missing``.
+    """
+    found = _read_file(directory, name)
+    _check_tensors(found, wanted, config, directory.path / name)
     return {name: found[name] for name in wanted}
 
 
@@ -51,8 +71,8 @@ def weight_files_present(directory: ModelDirectory) -> bool:
 
 
 def shard_names(directory: ModelDirectory) -> list[str]:
-    """The weight files in use; safetensors win over pickles of the same weights."""
-    for index, single in ((SAFETENSORS_INDEX, SAFETENSORS_FILE), (BIN_INDEX, BIN_FILE)):
+    """The weight files in use."""
+    for index, single in LAYOUTS:
         if directory.has(index):
             return _indexed_shards(directory, index, Path(single).suffix)
         if directory.has(single):
@@ -67,27 +87,82 @@ def weight_files(directory: ModelDirectory) -> list[str]:
     return [*names, index] if directory.has(index) else names
 
 
-def _indexed_shards(directory: ModelDirectory, index: str, suffix: str) -> list[str]:
-    path = directory.path / index
-    weight_map = directory.read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise IntegrityError("checkpoint.index_invalid", path=str(path), detail="no weight_map")
-    names = sorted({str(name) for name in weight_map.values()})
-    for name in names:
-        if not name.endswith(suffix):
-            detail = f"{name!r} is not a {suffix} file"
-            raise IntegrityError("checkpoint.index_invalid", path=str(path), detail=detail)
-    missing = []
-    for name in names:
+def planned_weights(
+    directory: ModelDirectory, config: ModelConfig, files: Collection[str]
+) -> dict[str, str]:
+    """Which weight file holds which tensor, before the files are there.
+
+    Args:
+        directory: of the model; its index is read, no weight file.
+        config: the model's.
+        files: names of the weight files that there will be; without an index the only one.
+
+    Returns:
+        Name of the tensor to name of the file, of every tensor that the index lists.
+
+    Raises:
+        ModelNotFoundError: ``model.no_weights``: ``files`` has none that would be read.
+        IntegrityError: an index that cannot be read or does not fit the configuration, or
+            ``checkpoint.missing_shards``: it names files that there will not be.
+    """
+    wanted = expected_tensors(config)
+    for index, single in LAYOUTS:
+        suffix = Path(single).suffix
+        if directory.has(index) and any(name.endswith(suffix) for name in files):
+            planned = _weight_map(directory, index, suffix)
+            _check_names(planned, wanted, config, directory.path / index)
+            _refuse_missing(directory, set(planned.values()) - set(files))
+            absent_files(directory, planned.values())  # for what it raises
+            return planned
+        if single in files:
+            return dict.fromkeys(wanted, single)
+    raise ModelNotFoundError("model.no_weights", path=str(directory.path))
+
+
+def absent_files(directory: ModelDirectory, names: Iterable[str]) -> list[str]:
+    """Those of ``names`` that are not in the directory, sorted.
+
+    Raises:
+        IntegrityError: ``path.outside`` and ``path.unreadable``.
+    """
+    absent = []
+    for name in sorted(set(names)):
         try:
             directory.file(name)
         except IntegrityError as error:
             if error.code != "path.missing":
                 raise
-            missing.append(name)
-    if missing:
-        raise IntegrityError("checkpoint.missing_shards", names=missing, path=str(directory.path))
+            absent.append(name)
+    return absent
+
+
+def _indexed_shards(directory: ModelDirectory, index: str, suffix: str) -> list[str]:
+    names = sorted(set(_weight_map(directory, index, suffix).values()))
+    _refuse_missing(directory, absent_files(directory, names))
     return names
+
+
+def _refuse_missing(directory: ModelDirectory, names: Iterable[str]) -> None:
+    if missing := sorted(names):
+        raise IntegrityError("checkpoint.missing_shards", names=missing, path=str(directory.path))
+
+
+def _weight_map(directory: ModelDirectory, index: str, suffix: str) -> dict[str, str]:
+    path = directory.path / index
+    weight_map = directory.read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise IntegrityError("checkpoint.index_invalid", path=str(path), detail="no weight_map")
+    files = {str(tensor): str(name) for tensor, name in weight_map.items()}
+    for name in sorted(set(files.values())):
+        if not name.endswith(suffix):
+            detail = f"{name!r} is not a {suffix} file"
+            raise IntegrityError("checkpoint.index_invalid", path=str(path), detail=detail)
+    return files
+
+
+def _read_file(directory: ModelDirectory, name: str) -> dict[str, Tensor]:
+    read = _read_safetensors if name.endswith(".safetensors") else _read_bin
+    return read(directory.file(name), name)
 
 
 def _read_safetensors(file: Path, name: str) -> dict[str, Tensor]:
@@ -126,25 +201,36 @@ def _check_tensors(
     config: ModelConfig,
     path: Path,
 ) -> None:
-    missing = [name for name in wanted if name not in found]
-    surplus = [name for name in found if name not in wanted and not is_ignorable(name, config)]
     misshaped = [
         f"{name} {tuple(found[name].shape)} instead of {shape}"
         for name, shape in wanted.items()
         if name in found and tuple(found[name].shape) != shape
     ]
+    _check_names(found, wanted, config, path, misshaped)
+    for name in wanted:
+        tensor = found[name]
+        if tensor.dtype not in FLOAT_DTYPES or tensor.layout != torch.strided:
+            raise IntegrityError("checkpoint.bad_dtype", tensor=name, dtype=str(tensor.dtype))
+
+
+def _check_names(
+    found: Iterable[str],
+    wanted: Iterable[str],
+    config: ModelConfig,
+    path: Path,
+    misshaped: Sequence[str] = (),
+) -> None:
+    names, expected = dict.fromkeys(found), dict.fromkeys(wanted)
+    missing = [name for name in expected if name not in names]
+    surplus = [name for name in names if name not in expected and not is_ignorable(name, config)]
     if missing or surplus or misshaped:
         raise IntegrityError(
             "checkpoint.mismatch",
             missing=missing,
             surplus=surplus,
-            misshaped=misshaped,
+            misshaped=[*misshaped],
             path=str(path),
         )
-    for name in wanted:
-        tensor = found[name]
-        if tensor.dtype not in FLOAT_DTYPES or tensor.layout != torch.strided:
-            raise IntegrityError("checkpoint.bad_dtype", tensor=name, dtype=str(tensor.dtype))
 
 
 def _corrupt(name: str, error: Exception) -> IntegrityError:

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from xverse_runtime.checkpoint import read_checkpoint, weight_files
+from xverse_runtime.checkpoint import LAYOUTS, absent_files, read_checkpoint, weight_files
 from xverse_runtime.config import ModelConfig
 from xverse_runtime.errors import IntegrityError, UsageError, XverseError
 from xverse_runtime.model_dir import ModelDirectory
-from xverse_runtime.store.journal import JOURNAL_FILE, Journal
+from xverse_runtime.store.journal import JOURNAL_FILE, Journal, weight_stamps
 from xverse_runtime.store.layout import StoreFile, StoreLayout
 from xverse_runtime.store.manifest import (
     MANIFEST_FILE,
@@ -114,14 +114,18 @@ def convert_checkpoint(
         with writing(job.partial, job.total_bytes), sole_writer(output):
             made = job.already_made()  # by another process, while this one came here
             if made is None:
-                return job.run(tensors, threads or _threads_for(job.layout), on_plan, progress)
+                return job.run(tensors, threads, on_plan, progress)
     on_plan(ConversionPlan(output, job.total_bytes, job.total_bytes, already_there=True))
     return made
 
 
 @dataclass(frozen=True)
 class _Job:
-    """One conversion: everything that is known before it begins."""
+    """One conversion: everything that is known before it begins.
+
+    ``digests`` of the weight files, where they come and go: then these tell the source from
+    others, and not the files.
+    """
 
     source: ModelDirectory
     output: Path
@@ -129,10 +133,16 @@ class _Job:
     about: dict[str, str]
     files: list[StoreFile]
     copied: dict[str, bytes]  # the small files that a store takes over
+    digests: Mapping[str, str] | None
 
     @classmethod
     def of(
-        cls, source: Path, output: Path, precision: StorePrecision, source_name: str | None
+        cls,
+        source: Path,
+        output: Path,
+        precision: StorePrecision,
+        source_name: str | None,
+        digests: Mapping[str, str] | None = None,
     ) -> _Job:
         directory = ModelDirectory.open(source)
         if is_store(directory):
@@ -143,7 +153,7 @@ class _Job:
         if directory.revision:
             about["revision"] = directory.revision
         copied = {name: directory.read_bytes(name) for name in _small_files(directory)}
-        return cls(directory, output, layout, about, list(layout.files()), copied)
+        return cls(directory, output, layout, about, list(layout.files()), copied, digests)
 
     @property
     def partial(self) -> Path:
@@ -152,6 +162,10 @@ class _Job:
     @property
     def total_bytes(self) -> int:
         return sum(shard_bytes(file.specs) for file in self.files)
+
+    @property
+    def small_bytes(self) -> int:
+        return sum(map(len, self.copied.values()))
 
     def already_made(self) -> Manifest | None:
         """The manifest of the store at ``output``, if this conversion would make the same.
@@ -163,7 +177,7 @@ class _Job:
             made = ModelDirectory.open(self.output)
             manifest = Manifest.read(made)
             written = made.file(MANIFEST_FILE).stat().st_mtime_ns
-            weights = [self.source.file(name) for name in weight_files(self.source)]
+            weights = [self.source.file(name) for name in self._weights_there()]
             changed = any(file.stat().st_mtime_ns > written for file in weights)
         except (XverseError, OSError):
             return None
@@ -180,21 +194,31 @@ class _Job:
     def run(
         self,
         tensors: Mapping[str, Tensor],
-        threads: int,
+        threads: int | None,
         on_plan: Callable[[ConversionPlan], None],
         progress: ProgressCallback,
     ) -> Manifest:
         """Write what is not there yet, and publish it; the lock is held."""
+        journal = self.begin()
+        check_space(self.partial, self.total_bytes - journal.done_bytes + self.small_bytes)
+        on_plan(ConversionPlan(self.output, self.total_bytes, journal.done_bytes))
+        self.writer(journal, threads, progress).write(self.files, tensors)
+        return self.complete(journal)
+
+    def begin(self) -> Journal:
+        """What is finished already, in the folder that is now this conversion's."""
         refuse_existing(self.output)
         refuse_foreign(self.partial, self.source.path)
         self.partial.mkdir(exist_ok=True)
-        journal = Journal.resume(self.partial, self.layout, self.source)
-        sizes = {file.name: shard_bytes(file.specs) for file in self.files}
-        done, total = sum(sizes[name] for name in journal.records), self.total_bytes
-        check_space(self.partial, total - done + sum(map(len, self.copied.values())))
-        on_plan(ConversionPlan(self.output, total, done))
-        writer = Writer(self.partial, self.layout, tensors, journal, threads, progress, done, total)
-        writer.write(self.files)
+        pins = weight_stamps(self.source) if self.digests is None else self._digests()
+        return Journal.resume(self.partial, self.layout, pins)
+
+    def writer(self, journal: Journal, threads: int | None, progress: ProgressCallback) -> Writer:
+        threads = threads or _threads_for(self.layout)
+        return Writer(self.partial, self.layout, journal, threads, progress, self.total_bytes)
+
+    def complete(self, journal: Journal) -> Manifest:
+        """Publish the store, of which all files are written."""
         manifest = self._finish(journal)
         publish(self.partial, self.output)
         # Only now: a kill before the rename finds everything finished the next time.
@@ -203,17 +227,35 @@ class _Job:
 
     def _finish(self, journal: Journal) -> Manifest:
         """Take over the small files, read everything back, and write the manifest."""
-        records = dict(journal.records)
+        # in the layout's order, whichever was written first
+        records = {file.name: journal.records[file.name] for file in self.files}
         for name, data in self.copied.items():
             records[name] = write_durably(self.partial / name, data)
-        for name in damaged_files(ModelDirectory.open(self.partial), records):
+        damaged = list(damaged_files(ModelDirectory.open(self.partial), records))
+        for name in damaged:
             if name in journal.records:
                 journal.discard(name)
-            raise IntegrityError("store.written_wrong", name=name, path=str(self.partial))
+        if damaged:
+            raise IntegrityError("store.written_wrong", name=damaged[0], path=str(self.partial))
         manifest = Manifest(self.layout.precision, self.about, records)
         text = manifest.to_json() + "\n"
         write_durably(self.partial / MANIFEST_FILE, text.encode())
         return manifest
+
+    def _weights_there(self) -> list[str]:
+        if self.digests is None:
+            return weight_files(self.source)
+        absent = absent_files(self.source, self.digests)
+        return [name for name in self.digests if name not in absent]
+
+    def _digests(self) -> dict[str, str]:
+        """SHA-256 of the configuration, the index and the weight files."""
+        indexes = [index for index, _ in LAYOUTS if self.source.has(index)]
+        read = {
+            name: sha256(self.source.read_bytes(name)).hexdigest()
+            for name in ("config.json", *indexes)
+        }
+        return {**read, **(self.digests or {})}
 
 
 def _small_files(source: ModelDirectory) -> list[str]:

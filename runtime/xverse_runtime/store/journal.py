@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,25 @@ class Journal:
         self._key = key
         self.records = records
 
+    @property
+    def done_bytes(self) -> int:
+        """The size of the finished files together."""
+        return sum(record.bytes for record in self.records.values())
+
     @classmethod
-    def resume(cls, partial: Path, layout: StoreLayout, source: ModelDirectory) -> Journal:
-        """The journal in ``partial``, or a new one; unfinished files are removed."""
-        key = _key(layout, source)
+    def resume(cls, partial: Path, layout: StoreLayout, source: Mapping[str, Any]) -> Journal:
+        """The journal in ``partial``, or a new one; unfinished files are removed.
+
+        Args:
+            partial: the folder of the conversion.
+            layout: of the store.
+            source: what tells the source from others, as JSON: `weight_stamps`, for example.
+        """
+        key = {
+            "format_version": FORMAT_VERSION,
+            "precision": asdict(layout.precision),
+            "source": source,
+        }
         path = partial / JOURNAL_FILE
         records: dict[str, FileRecord] = {}
         try:
@@ -86,11 +102,7 @@ class Journal:
         write_durably(self._path, json.dumps(data).encode())
 
 
-def _key(layout: StoreLayout, source: ModelDirectory) -> dict[str, Any]:
-    """What must be the same for finished files to be of use."""
+def weight_stamps(source: ModelDirectory) -> dict[str, Any]:
+    """Size and time of change of what a conversion reads: other weights have others."""
     stats = {name: source.file(name).stat() for name in ("config.json", *weight_files(source))}
-    return {
-        "format_version": FORMAT_VERSION,
-        "precision": asdict(layout.precision),
-        "source": {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()},
-    }
+    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}

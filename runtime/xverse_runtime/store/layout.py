@@ -80,6 +80,12 @@ class StoreLayout:
             head.append(self._matrix(HEAD, self.precision.head_form))
         yield StoreFile("head.safetensors", head, None)
 
+    def published(self, file: StoreFile) -> list[str]:
+        """Names of the published tensors that a file is made from."""
+        if file.layer is None:
+            return [spec.name for spec in file.specs]
+        return [name for name in self._shapes if name.startswith(layer_prefix(file.layer))]
+
     def _layer(self, layer: int) -> list[TensorSpec]:
         prefix = layer_prefix(layer)
         blocks = (self.blocks_per_layer, self.expert_layout.block_bytes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -24,46 +24,56 @@ SLICE_WEIGHTS = 2**22  # of a matrix that is written in pieces
 
 
 class Writer:
-    """Writes the files that the journal does not have yet."""
+    """Writes files of a store, and enters them in the journal."""
 
     def __init__(
         self,
         partial: Path,
         layout: StoreLayout,
-        tensors: Mapping[str, Tensor],
         journal: Journal,
         threads: int,
         progress: ProgressCallback,
-        done: int,
         total: int,
     ) -> None:
         self._partial = partial
         self._layout = layout
-        self._tensors = tensors
         self._journal = journal
         self._threads = threads
         self._progress = progress
-        self._done = done
         self._total = total
 
-    def write(self, files: list[StoreFile]) -> None:
+    def write(self, files: Iterable[StoreFile], tensors: Mapping[str, Tensor]) -> None:
+        """Write those of ``files`` that the journal does not have yet.
+
+        Args:
+            files: of the layout.
+            tensors: the published ones that these files are made from, at least.
+        """
+        pieces = _Pieces(self._layout, tensors)
         with ThreadPoolExecutor(self._threads) as pool:
             for file in files:
                 if file.name in self._journal.records:
                     continue
+                done = self._journal.done_bytes
                 with ShardWriter(self._partial / file.name, file.specs) as writer:
                     for spec in file.specs:
-                        for piece in self._pieces(spec, file.layer, pool):
+                        for piece in pieces.of(spec, file.layer, pool):
                             writer.write(piece)
-                            self._done += piece.nbytes
-                            self._progress(LoadProgress(min(self._done, self._total), self._total))
+                            done += piece.nbytes
+                            self._progress(LoadProgress(done, self._total))
                 assert writer.record is not None
                 self._journal.add(file.name, writer.record)
-        self._progress(LoadProgress(self._total, self._total))
+        self._progress(LoadProgress(self._journal.done_bytes, self._total))
 
-    def _pieces(
-        self, spec: TensorSpec, layer: int | None, pool: ThreadPoolExecutor
-    ) -> Iterator[Tensor]:
+
+class _Pieces:
+    """What a store's tensors are made of: its bytes, from published tensors."""
+
+    def __init__(self, layout: StoreLayout, tensors: Mapping[str, Tensor]) -> None:
+        self._layout = layout
+        self._tensors = tensors
+
+    def of(self, spec: TensorSpec, layer: int | None, pool: ThreadPoolExecutor) -> Iterator[Tensor]:
         """The bytes of one tensor of the store, in pieces."""
         if layer is not None and spec.name == layer_prefix(layer) + EXPERTS:
             yield from _pack_in_order(self._experts(layer), self._layout.expert_layout, pool)
@@ -84,14 +94,7 @@ class Writer:
         if spec.dtype != torch.uint8:
             return None
         precision = self._layout.precision
-        in_attention = spec.name in self._attention_names(layer)
-        return precision.attention_form if in_attention else precision.head_form
-
-    def _attention_names(self, layer: int | None) -> frozenset[str]:
-        if layer is None:
-            return frozenset()
-        prefix = f"{layer_prefix(layer)}self_attn."
-        return frozenset(name for name in self._tensors if name.startswith(prefix))
+        return precision.head_form if layer is None else precision.attention_form
 
     def _experts(self, layer: int) -> Iterator[tuple[str, SwigluWeights]]:
         """Name and weights of each block of a layer: the routed experts, then the shared."""
