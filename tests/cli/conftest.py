@@ -20,6 +20,7 @@ from xverse_cli.host import Host
 from xverse_cli.settings import Settings
 from xverse_cli.streams import Streams
 
+PASSED_ON = ("MODELSCOPE_DOMAIN",)  # what a fixture may have set for everyone
 FAKE_MAIN = Path(__file__).with_name("fake_main.py")
 
 
@@ -89,7 +90,8 @@ def cli(tmp_path: Path) -> Cli:
             memory_stream(terminal="o" in terminal),
             memory_stream(terminal="e" in terminal),
         )
-        environ = {"XVERSE_MODEL": str(model), **(env or {})}
+        passed_on = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
+        environ = {"XVERSE_MODEL": str(model), **passed_on, **(env or {})}
         code = run(argv, Host(streams, environ, load))
         stderr = written(streams.stderr).decode()
         return Result(code, written(streams.stdout), stderr, engine, seen[0] if seen else None)

@@ -17,9 +17,9 @@ from xverse_cli.models.download.parts import Pinned
 from xverse_cli.models.download.remote import RemoteFile, RemoteModel
 from xverse_cli.models.download.transfer import Note, Patience, Status, Transfer
 from xverse_cli.models.hub_folder import HubFolder
-from xverse_cli.models.machine_fit import MachineFit, machine_fit
+from xverse_cli.models.machine_fit import machine_fit
 from xverse_cli.models.pull_plan import Conversion, PullPlan
-from xverse_cli.models.selection import select_files
+from xverse_cli.models.selection import is_store, select_files
 from xverse_cli.models.sources import Route
 from xverse_runtime.errors import IntegrityError, ModelNotFoundError
 from xverse_runtime.store.shard import write_durably
@@ -86,7 +86,7 @@ class Pull:
         missing = tuple(file for file in files if not folder.has(file.digest, file.size))
         half = {pinned.digest: done for pinned, done in folder.unfinished()}
         config = self.read_small(_named(files, "config.json"))
-        fit = None if any(file.name == "xverse.json" for file in files) else _fit(config, context)
+        fit = None if is_store(files) else machine_fit(config, context)
         return PullPlan(
             self.model,
             self.route.source.name,
@@ -215,10 +215,6 @@ def _read_remote(route: Route, file: RemoteFile, patience: Patience) -> bytes:
         finally:
             partial.close()
         return target.read_bytes()
-
-
-def _fit(config: bytes, context: int | None) -> MachineFit | None:
-    return machine_fit(config, context)
 
 
 def _named(files: Sequence[RemoteFile], name: str) -> RemoteFile:

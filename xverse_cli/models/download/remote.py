@@ -15,6 +15,7 @@ class UnreachableError(ModelNotFoundError):
 
 def unreachable(name: str, detail: str, *, reached: bool) -> UnreachableError:
     """Nobody answers, or (``reached``) not sensibly. ``name``: what was asked, or whom."""
+    detail = detail.rstrip(".")
     if reached:
         return UnreachableError("pull.server", name=name, detail=detail)
     return UnreachableError("pull.unreachable", name=name, detail=detail)

@@ -20,6 +20,7 @@ from xverse_runtime.errors import IntegrityError
 
 SHOW_S = 0.1
 SYNC_S = 5.0
+RETELL_S = 10.0
 END_S = 2.0  # for threads to notice that it is over; those that still connect are left alone
 _DIGEST = re.compile(r"(W/)?\"?(?P<hex>[0-9a-f]{40}|[0-9a-f]{64})\"?")
 _MOVED = (401, 403, 404, 410)  # what a signed address answers when its time is over
@@ -115,6 +116,7 @@ class Transfer:
         self._error: BaseException | None = None
         self._open_bodies: set[Body] = set()
         self._files: Sequence[PartialFile] = ()
+        self._told: dict[tuple[str, str], float] = {}
         self._whole: dict[str, threading.Lock] = {}
 
     def run(self, files: Sequence[PartialFile], done: Callable[[PartialFile], None]) -> None:
@@ -178,6 +180,13 @@ class Transfer:
     def _tell(self, key: str, **facts: object) -> None:
         self._notes.append(Note(key, facts))
 
+    def _tell_retry(self, name: str, reason: str, seconds: float) -> None:
+        """Once for all connections that meet the same fate."""
+        now, last = time.monotonic(), self._told.get((name, reason), -RETELL_S)
+        if now - last >= RETELL_S:
+            self._told[name, reason] = now
+            self._tell("pull.retrying", name=name, reason=reason, seconds=f"{seconds:.0f}")
+
     # Receiving.
 
     def _receive(self) -> None:
@@ -220,9 +229,7 @@ class Transfer:
                 continue
             seconds = self._patience.wait(failures, wait)
             if failures > 1 or seconds > 5:
-                self._tell(
-                    "pull.retrying", name=file.file.name, reason=reason, seconds=f"{seconds:.0f}"
-                )
+                self._tell_retry(file.file.name, reason, seconds)
             self._stop.wait(seconds)
 
     def _attempt(self, file: PartialFile, part: Part) -> None:
