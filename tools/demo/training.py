@@ -19,7 +19,7 @@ from tools.demo.model import DemoConfig, DemoModel
 class TrainingSettings:
     """The defaults are the recipe of the embedded checkpoint."""
 
-    steps: int = 5000
+    steps: int = 5800
     seed: int = 0
     tokens_per_step: int = 2048
     row_lengths: tuple[int, ...] = (32, 32, 256, 32, 32, 1024, 32)
