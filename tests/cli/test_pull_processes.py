@@ -81,6 +81,7 @@ def kill_and_go_on(hub: HubServer, start: Start, home: Path, size: int, kills: i
         process = pull(start)
         wait_for(lambda at=point, one=process: hub.served_bytes >= at or one.poll() is not None)  # type: ignore[misc]
         time.sleep(chance.uniform(0, 0.02))
+        assert process.poll() in (None, 0), process.communicate()
         process.send_signal(signal.SIGKILL)
         process.communicate()
     process = pull(start)
