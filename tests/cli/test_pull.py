@@ -470,3 +470,18 @@ def test_json_of_a_pull(cli: Cli, hub: HubServer, home: Path) -> None:
     result = cli("pull", REPO, ACCEPT, "--json", "-q")
     assert json.loads(result.stdout)["pulled"] == str(snapshot(home, commit))
     assert result.stderr == ""
+
+
+def test_the_fit_is_the_same_in_a_process_of_its_own(
+    golden: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    from xverse_cli.models.machine_fit import machine_fit, machine_fit_apart
+
+    config = (golden / "moe-bin" / "config.json").read_bytes()
+    here = machine_fit(config, 100)
+    monkeypatch.delitem(sys.modules, "torch")
+    assert machine_fit_apart(config, 100) == here
+    assert machine_fit_apart(b"{}", None) is None
+    assert machine_fit_apart(b"no JSON", None) is None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from xverse_runtime.errors import UsageError, XverseError
 
@@ -77,6 +79,24 @@ def machine_fit(config_json: bytes, context: int | None) -> MachineFit | None:
     return MachineFit(tokens, memory, gpu_bytes, gpu_name, tuple(rows))
 
 
+def machine_fit_apart(config_json: bytes, context: int | None) -> MachineFit | None:
+    """`machine_fit` in a process of its own, unless torch is here already.
+
+    torch takes a quarter of a gigabyte, which a download does not need while it lasts.
+    """
+    if "torch" in sys.modules:
+        return machine_fit(config_json, context)
+    command = [sys.executable, "-m", __name__, *([str(context)] if context else [])]
+    try:
+        answer = subprocess.run(command, input=config_json, capture_output=True, check=True)
+        found = json.loads(answer.stdout)
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None  # a broken torch is no reason not to fetch a model
+    if found is None:
+        return None
+    return MachineFit(**{**found, "rows": tuple(FitRow(**row) for row in found["rows"])})
+
+
 def store_bytes(config_json: bytes, precision: str) -> int | None:
     """Bytes of a store at ``precision``; ``None`` where the widths do not allow it."""
     from xverse_runtime.config import ModelConfig
@@ -126,3 +146,9 @@ def _gpu() -> tuple[int | None, str]:
         return None, ""
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
     return int(properties.total_memory), str(properties.name)
+
+
+if __name__ == "__main__":
+    wished = int(sys.argv[1]) if len(sys.argv) > 1 else None
+    fit = machine_fit(sys.stdin.buffer.read(), wished)
+    print(json.dumps(fit and asdict(fit)))

@@ -17,7 +17,7 @@ from xverse_cli.models.download.parts import Pinned
 from xverse_cli.models.download.remote import RemoteFile, RemoteModel
 from xverse_cli.models.download.transfer import Note, Patience, Status, Transfer
 from xverse_cli.models.hub_folder import HubFolder
-from xverse_cli.models.machine_fit import machine_fit
+from xverse_cli.models.machine_fit import machine_fit_apart
 from xverse_cli.models.pull_plan import Conversion, PullPlan
 from xverse_cli.models.selection import is_store, select_files
 from xverse_cli.models.sources import Route
@@ -26,7 +26,7 @@ from xverse_runtime.store.shard import write_durably
 
 PATIENCE = Patience()
 MOST_SMALL = 2**26  # bytes of a file that is read into memory
-_PINS = "pull.json"
+PINS = "pull.json"
 
 
 class Watcher(Protocol):
@@ -86,7 +86,7 @@ class Pull:
         missing = tuple(file for file in files if not folder.has(file.digest, file.size))
         half = {pinned.digest: done for pinned, done in folder.unfinished()}
         config = self.read_small(_named(files, "config.json"))
-        fit = None if is_store(files) else machine_fit(config, context)
+        fit = None if is_store(files) else machine_fit_apart(config, context)
         return PullPlan(
             self.model,
             self.route.source.name,
@@ -152,7 +152,7 @@ class Pull:
         folder, model = self.folder, self.model
         folder.work.mkdir(parents=True, exist_ok=True)
         pins = {**_pins(folder), model.revision: model.commit}
-        write_durably(folder.work / _PINS, json.dumps(pins, indent=2).encode())
+        write_durably(folder.work / PINS, json.dumps(pins, indent=2).encode())
         if model.revision not in folder.branches():
             folder.set_branch(model.revision, model.commit)
 
@@ -165,7 +165,7 @@ class Pull:
             if digests.get(pinned.name, pinned.digest) != pinned.digest:
                 folder.drop_unfinished(pinned.digest)
         pins = {key: one for key, one in _pins(folder).items() if key != model.revision}
-        write_durably(folder.work / _PINS, json.dumps(pins, indent=2).encode())
+        write_durably(folder.work / PINS, json.dumps(pins, indent=2).encode())
         return folder.snapshot(model.commit)
 
 
@@ -232,7 +232,7 @@ def _distinct(files: Sequence[RemoteFile]) -> list[RemoteFile]:
 def _pins(folder: HubFolder) -> dict[str, str]:
     """Revision to commit of downloads that were begun."""
     with suppress(OSError, ValueError):
-        found = json.loads((folder.work / _PINS).read_bytes())
+        found = json.loads((folder.work / PINS).read_bytes())
         if isinstance(found, dict):
             return {str(key): str(one) for key, one in found.items()}
     return {}
