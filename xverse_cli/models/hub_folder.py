@@ -16,7 +16,7 @@ from pathlib import Path
 
 from xverse_cli.models.download.partial_file import DATA_SUFFIX, TABLE_SUFFIX
 from xverse_cli.models.download.parts import Pinned, read_progress
-from xverse_runtime.store.shard import write_durably
+from xverse_runtime.durable import write_durably
 
 PREFIX = "models--"
 

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from xverse_cli.settings import state_dir
-from xverse_runtime.store.shard import write_durably
+from xverse_runtime.durable import write_durably
 
 _FILE = "licences.json"
 

@@ -21,8 +21,8 @@ from xverse_cli.models.machine_fit import machine_fit_apart
 from xverse_cli.models.pull_plan import Conversion, PullPlan
 from xverse_cli.models.selection import is_store, select_files
 from xverse_cli.models.sources import Route
+from xverse_runtime.durable import write_durably
 from xverse_runtime.errors import IntegrityError, ModelNotFoundError
-from xverse_runtime.store.shard import write_durably
 
 PATIENCE = Patience()
 MOST_SMALL = 2**26  # bytes of a file that is read into memory

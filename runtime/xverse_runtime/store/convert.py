@@ -37,7 +37,7 @@ from xverse_runtime.store.place import (
     sole_writer,
     writing,
 )
-from xverse_runtime.store.shard import shard_bytes, write_durably
+from xverse_runtime.store.shard import shard_bytes, write_small
 from xverse_runtime.store.verify import damaged_files
 from xverse_runtime.store.writer import Writer
 from xverse_runtime.types import ProgressCallback
@@ -230,7 +230,7 @@ class _Job:
         # in the layout's order, whichever was written first
         records = {file.name: journal.records[file.name] for file in self.files}
         for name, data in self.copied.items():
-            records[name] = write_durably(self.partial / name, data)
+            records[name] = write_small(self.partial / name, data)
         damaged = list(damaged_files(ModelDirectory.open(self.partial), records))
         for name in damaged:
             if name in journal.records:
@@ -239,7 +239,7 @@ class _Job:
             raise IntegrityError("store.written_wrong", name=damaged[0], path=str(self.partial))
         manifest = Manifest(self.layout.precision, self.about, records)
         text = manifest.to_json() + "\n"
-        write_durably(self.partial / MANIFEST_FILE, text.encode())
+        write_small(self.partial / MANIFEST_FILE, text.encode())
         return manifest
 
     def _weights_there(self) -> list[str]:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from xverse_runtime.checkpoint import weight_files
+from xverse_runtime.durable import write_durably
 from xverse_runtime.model_dir import ModelDirectory
 from xverse_runtime.store.layout import StoreLayout
 from xverse_runtime.store.manifest import FORMAT_VERSION, FileRecord
-from xverse_runtime.store.shard import write_durably
 
 JOURNAL_FILE = "progress.json"
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from xverse_runtime.durable import sync_directory
 from xverse_runtime.errors import ResourceError, UsageError
 from xverse_runtime.store.journal import JOURNAL_FILE
-from xverse_runtime.store.shard import sync_directory
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NOT_WRITABLE = (

@@ -17,6 +17,7 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
+from xverse_runtime.durable import sync_directory, write_durably
 from xverse_runtime.store.manifest import FileRecord
 
 PAGE = 4096
@@ -97,27 +98,10 @@ class ShardWriter:
         self.record = FileRecord(size, self._hash.hexdigest())
 
 
-def write_durably(path: Path, data: bytes) -> FileRecord:
-    """Write a small file, on disk when this returns; it is never there half."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync_directory(path.parent)
+def write_small(path: Path, data: bytes) -> FileRecord:
+    """`write_durably`, and what the manifest says of it."""
+    write_durably(path, data)
     return FileRecord(len(data), hashlib.sha256(data).hexdigest())
-
-
-def sync_directory(folder: Path) -> None:
-    """Make the names in ``folder`` survive a power cut, as fsync does a file's bytes."""
-    if os.name == "nt":  # directories cannot be opened there, and need not be
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def shard_bytes(specs: list[TensorSpec]) -> int:

@@ -32,7 +32,7 @@ from xverse_runtime.store.place import (
     sole_writer,
     writing,
 )
-from xverse_runtime.store.shard import ShardWriter, TensorSpec, shard_bytes, write_durably
+from xverse_runtime.store.shard import ShardWriter, TensorSpec, shard_bytes, write_small
 from xverse_runtime.types import LoadProgress, ProgressCallback
 
 A4_2B: dict[str, Any] = {
@@ -135,9 +135,9 @@ def write_synthetic_store(
         check_space(partial, total)
         records = _write_files(partial, files, layout, SyntheticSource.seeded(seed), progress)
         for name, data in small.items():
-            records[name] = write_durably(partial / name, data)
+            records[name] = write_small(partial / name, data)
         manifest = Manifest(precision, {"name": "synthetic"}, records)
-        write_durably(partial / MANIFEST_FILE, manifest.to_json().encode())
+        write_small(partial / MANIFEST_FILE, manifest.to_json().encode())
         journal.remove()
         publish(partial, output)
     progress(LoadProgress(total, total))

@@ -11,7 +11,7 @@ from typing import Any
 from xverse_cli.models.download.http import Body, TransientError
 from xverse_cli.models.download.parts import Part, PartTable, Pinned
 from xverse_cli.models.download.remote import Location, RemoteFile
-from xverse_runtime.store.shard import sync_directory
+from xverse_runtime.durable import sync_directory
 
 READ_BYTES = 2**18
 HASH_BYTES = 2**20

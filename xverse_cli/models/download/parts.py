@@ -17,7 +17,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from xverse_runtime.store.shard import write_durably
+from xverse_runtime.durable import write_durably
 
 PART_BYTES = 2**25
 HEADER_BYTES = 4096
