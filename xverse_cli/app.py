@@ -25,7 +25,17 @@ _ParseError = cast(type[Exception], typer.BadParameter.__mro__[2])
 
 def build_app() -> typer.Typer:
     """The app with all commands, worded in the language in use."""
-    from xverse_cli.commands import bench, chat, convert, generate, pull, verify
+    from xverse_cli.commands import (
+        bench,
+        chat,
+        convert,
+        generate,
+        listing,
+        pull,
+        rm,
+        show,
+        verify,
+    )
 
     app = typer.Typer(
         help=messages.text("help.app"),
@@ -48,8 +58,11 @@ def build_app() -> typer.Typer:
     chat.register(app)
     generate.register(app)
     pull.register(app)
+    listing.register(app)
+    show.register(app)
     convert.register(app)
     verify.register(app)
+    rm.register(app)
     bench.register(app)
     return app
 

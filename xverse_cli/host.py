@@ -80,6 +80,7 @@ class Host:
         Args:
             model: where it is, when that has been found out before.
         """
+        from xverse_cli.models import last_use
         from xverse_cli.models.offer import find_or_fetch
         from xverse_cli.render.progress import byte_bar
 
@@ -93,6 +94,7 @@ class Host:
             if "model" in error.params:  # what to do about it, the user does by this name
                 error.params["model"] = settings.model
             raise
+        last_use.record(model.path)
         return Loaded(engine, time.perf_counter() - started)
 
 

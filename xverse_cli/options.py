@@ -59,6 +59,7 @@ MinP = Annotated[float | None, setting("min_p", "P")]
 RepetitionPenalty = Annotated[float | None, setting("repetition_penalty", "R")]
 MaxTokens = Annotated[int | None, setting("max_tokens", "N")]
 Seed = Annotated[int | None, setting("seed", "N")]
+Json = Annotated[bool, typer.Option("--json", help=text("help.json"))]
 Verbose = Annotated[
     int,
     typer.Option("-v", "--verbose", count=True, help=text("help.verbose"), show_default=False),

@@ -96,6 +96,10 @@ def _keys() -> str:
 _BLOCKS: dict[str, Callable[[], str]] = {
     "generate-options": lambda: _options("generate"),
     "chat-options": lambda: _options("chat"),
+    "pull-options": lambda: _options("pull"),
+    "list-options": lambda: _options("list"),
+    "show-options": lambda: _options("show"),
+    "rm-options": lambda: _options("rm"),
     "convert-options": lambda: _options("convert"),
     "verify-options": lambda: _options("verify"),
     "bench-options": lambda: _options("bench"),

@@ -23,7 +23,7 @@ def report_model(loaded: Loaded, streams: Streams) -> None:
     """How the model was loaded: template, device, precision and why."""
     engine = loaded.engine
     streams.say(text("load.done", model=engine.model_name, seconds=f"{loaded.load_s:.1f}"), level=1)
-    streams.say(_template_line(engine.template_choice), level=1)
+    streams.say(template_line(engine.template_choice), level=1)
     for note in engine.notes:
         streams.say(note, level=1)
 
@@ -46,7 +46,8 @@ def report_reply(
     streams.say(statistics_line(last.usage, last.timings), level=1)
 
 
-def _template_line(choice: TemplateChoice) -> str:
+def template_line(choice: TemplateChoice) -> str:
+    """Which chat template is used, and why."""
     key = choice.reason if choice.reason in _REASONS else "template.other_reason"
     reason = text(key, reason=choice.reason, source=choice.source)
     return text("template.chosen", name=choice.name, reason=reason)

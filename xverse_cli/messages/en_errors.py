@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from xverse_cli.messages.en_errors_models import MODEL_ERRORS
+
 _GET = (
     "Fetch it: xverse pull {model}\n"
     "  (from a mirror: HF_ENDPOINT=https://MIRROR xverse pull {model})\n"
@@ -13,6 +15,7 @@ _HELP = "The options: {command} --help"
 
 # Error code: (message, hint). The hint says what to do next; it may be empty.
 ERRORS: dict[str, tuple[str, str]] = {
+    **MODEL_ERRORS,
     # Finding the model.
     "model.not_cached": ("The model {model} is not on this machine (looked in {path}).", _GET),
     "model.no_such_revision": (
@@ -316,10 +319,6 @@ ERRORS: dict[str, tuple[str, str]] = {
     "bench.precision": (
         "Synthetic weights come in {supported}, not in {precision}.",
         "Choose one: xverse bench --synthetic a4.2b --precision int4",
-    ),
-    "verify.no_store": (
-        "{path} is no converted model; published files carry no digests to compare with.",
-        "Make a store of it: xverse convert {model}",
     ),
     "settings.bad_value": ('{where}: "{value}" is not {expected}.', ""),
     "settings.unknown_key": (

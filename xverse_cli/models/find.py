@@ -49,7 +49,7 @@ def find_model(model: str, precision: str | None = None) -> FoundModel:
         return FoundModel(path)
     if os.path.exists(path):
         raise ModelNotFoundError("model.is_a_file", path=path, parent=path.parent)
-    if _looks_local(model):
+    if looks_local(model):
         raise ModelNotFoundError("model.no_such_directory", path=path)
     match = HUB_ID.fullmatch(model)
     if match is None or ".." in model:
@@ -65,7 +65,19 @@ def find_model(model: str, precision: str | None = None) -> FoundModel:
     return FoundModel(find_snapshot(repo, revision or DEFAULT_REVISION), repo, revision)
 
 
-def _looks_local(model: str) -> bool:
+def find_present(model: str, precision: str | None = None) -> FoundModel:
+    """As `find_model`, but a model of which files are missing is found too."""
+    try:
+        return find_model(model, precision)
+    except ModelNotFoundError as error:
+        match = HUB_ID.fullmatch(model)
+        if error.code != "model.incomplete_download" or match is None:
+            raise
+        return FoundModel(Path(str(error.params["path"])), match["repo"], match["revision"])
+
+
+def looks_local(model: str) -> bool:
+    """Whether a name is spelt as a path is, rather than as a Hub id."""
     separators = {os.sep, os.altsep} - {None, "/"}
     return (
         model.startswith((".", "/", "~"))

@@ -27,13 +27,21 @@ def verify_store(path: Path, progress: ProgressCallback = lambda progress: None)
     manifest = Manifest.read(directory)
     for name in damaged_files(directory, manifest.files, progress):
         raise IntegrityError("store.hash", name=name, path=str(directory.path))
-    # Nothing but these files has been checked: they must be all that a model is read from.
+    check_names(directory, manifest)
+    return manifest
+
+
+def check_names(directory: ModelDirectory, manifest: Manifest) -> None:
+    """Whether the files with digests are all that a model is read from.
+
+    Raises:
+        IntegrityError: ``store.unlisted`` and what `StoreLayout.check_listed` raises.
+    """
     layout = StoreLayout(ModelConfig.from_dir(directory), manifest.precision)
     layout.check_listed(manifest, directory)
     unlisted = sorted(_entries(directory.path) - manifest.files.keys())
     if unlisted:
         raise IntegrityError("store.unlisted", names=unlisted, path=str(directory.path))
-    return manifest
 
 
 def damaged_files(

@@ -1,0 +1,179 @@
+"""`xverse list` and `xverse show`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.cli.conftest import Cli
+from tests.cli.models_support import NEW, OLD, add, add_golden, begin, cache, files_below
+from tests.cli.pull_support import CONFIG, REPO, two_shards
+from xverse_cli.models import last_use
+from xverse_cli.models.hub_folder import HubFolder
+from xverse_cli.models.inventory import stored_models, synthetic_dir
+from xverse_cli.models.stores import stores_dir
+
+__all__ = ["cache"]
+
+
+def test_an_empty_machine(cli: Cli) -> None:
+    assert cli("list", "--json").json == []
+    result = cli("list")
+    assert (result.code, result.stdout) == (0, b"")
+    assert "xverse pull" in result.stderr
+    assert "demo" in result.stderr
+
+
+def test_published_models_and_stores_are_listed(cli: Cli, golden: Path) -> None:
+    folder = add_golden(golden)
+    assert cli("convert", REPO, "--precision", "int4").code == 0
+    shutil.copytree(stores_dir() / f"{folder.root.name[8:]}-int4", synthetic_dir() / "a4.2b-int4")
+    found = cli("list", "--json").json
+    assert [(one["kind"], one["precision"]) for one in found] == [
+        ("published", None),
+        ("store", "int4"),
+        ("synthetic", "int4"),
+    ]
+    assert [one["model"] for one in found] == [REPO, REPO, "a4.2b"]
+    assert found[0]["branches"] == found[1]["branches"] == ["main"]
+    assert found[0]["commit"] == found[1]["commit"] == NEW
+    assert {one["state"] for one in found} == {"complete"}
+    sizes = [one.stat().st_size for one in (golden / "moe-bin").iterdir()]
+    assert found[0]["bytes"] == sum(sizes)
+    told = cli("list").stdout.decode().splitlines()
+    assert len(told) == 5
+    assert told[0].split()[:3] == ["MODEL", "KIND", "SIZE"]
+    assert f"main {NEW[:8]}" in told[1]
+    assert "store int4" in told[2]
+
+
+def test_other_families_are_passed_over(cli: Cli) -> None:
+    llama = json.dumps({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}).encode()
+    folder = add({"config.json": llama, "model.safetensors": b"x"}, "meta/llama")
+    before = files_below(folder.root)
+    assert cli("list", "--json").json == []
+    result = cli("rm", "meta/llama", "--yes")
+    assert result.code == 2
+    assert "not a model of the XVERSE family" in result.stderr
+    assert files_below(folder.root) == before
+
+
+def test_shared_blobs_count_once(cli: Cli) -> None:
+    files = two_shards()
+    add(files, commit=OLD, branch="v1")
+    add({**files, "config.json": CONFIG + b" "})
+    found = cli("list", "--json").json
+    size = sum(map(len, files.values()))
+    assert [one["bytes"] for one in found] == [size, size + 1]
+    from xverse_cli.models.inventory import together_bytes
+
+    assert together_bytes(stored_models()) == size + len(CONFIG) + 1
+
+
+def test_unfinished_downloads_are_listed(cli: Cli) -> None:
+    files = two_shards()
+    last = "pytorch_model-00002-of-00002.bin"
+    missing = files.pop(last)
+    folder = add(files)
+    begin(folder, last, missing)
+    (found,) = cli("list", "--json").json
+    here = sum(map(len, files.values())) + len(missing) // 2
+    assert found["state"] == "incomplete"
+    assert (found["bytes"], found["total_bytes"]) == (here, here + len(missing) - len(missing) // 2)
+    assert "KiB of" in cli("list").stdout.decode()
+
+
+def test_a_download_without_its_first_file_is_listed_too(cli: Cli) -> None:
+    begin(HubFolder.of(REPO), "config.json", b"x" * 1000)
+    (found,) = cli("list", "--json").json
+    assert (found["model"], found["state"], found["bytes"]) == (REPO, "incomplete", 500)
+
+
+def test_what_a_conversion_leaves_is_without_weights(cli: Cli, golden: Path) -> None:
+    add_golden(golden)
+    assert cli("convert", REPO, "--precision", "int4", "--delete-source", "--yes").code == 0
+    assert [one["state"] for one in cli("list", "--json").json] == ["no_weights", "complete"]
+
+
+def test_the_last_use_is_known_after_a_run(cli: Cli, golden: Path) -> None:
+    folder = add_golden(golden)
+    assert cli("list", "--json").json[0]["last_use"] is None
+    assert cli("generate", "hi", "--model", REPO).code == 0
+    assert cli("list", "--json").json[0]["last_use"] is not None
+    assert cli("rm", REPO, "--yes").code == 0
+    assert last_use.last_use(folder.snapshot(NEW)) is None
+
+
+def test_last_use_is_never_an_error(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home / "file").write_text("")
+    monkeypatch.setattr(last_use, "state_dir", lambda: home / "file")
+    last_use.record(home)
+    assert last_use.last_use(home) is None
+    last_use.forget(home)
+
+
+# show
+
+
+def test_show_the_demo(cli: Cli) -> None:
+    result = cli("show", "demo")
+    assert result.code == 0, result.stderr
+    told = result.stdout.decode()
+    for part in ("demo", "million", "experts", "Chat template", "Apache-2.0", "model.safetensors"):
+        assert part in told
+
+
+def test_show_counts_parameters(cli: Cli, golden: Path) -> None:
+
+    path = golden / "moe-safetensors"
+    found = cli("show", str(path), "--json").json
+    total = 0
+    for shard in path.glob("model-*.safetensors"):
+        total += sum(tensor.numel() for tensor in load_file(shard).values())
+    config = json.loads((path / "config.json").read_bytes())
+    idle = config["num_experts"] - config["moe_top_k"]
+    expert = 3 * config["hidden_size"] * config["intermediate_size"]
+    assert found["parameters"] == total
+    assert found["active_parameters"] == total - idle * expert * config["num_hidden_layers"]
+    assert found["architecture"]["experts_per_token"] == config["moe_top_k"]
+
+
+def test_show_a_hub_id_and_its_stores(cli: Cli, golden: Path) -> None:
+    folder = add_golden(golden)
+    add({"MODEL_LICENSE.pdf": b"terms"})
+    assert cli("convert", REPO, "--precision", "int4").code == 0
+    found = cli("show", REPO, "--json").json
+    assert found["path"] == str(folder.snapshot(NEW))
+    assert (found["revision"], found["commit"]) == ("main", NEW)
+    assert [*found["stores"]] == ["int4"]
+    assert found["chat_template"]["reason"] == "template.chat_name"
+    assert found["licence"] == {"files": ["MODEL_LICENSE.pdf"], "accepted": None}
+    told = cli("show", REPO).stdout.decode()
+    assert "assumed because" in told
+    assert "Model License Agreement" in told
+    store = cli("show", found["stores"]["int4"], "--json").json
+    assert store["precision"] == {"experts": "int4", "attention": "int8", "head": "int8"}
+    assert store["commit"] == NEW
+
+
+def test_show_agrees_with_the_engine(cli: Cli, golden: Path) -> None:
+    from xverse_runtime.config import EngineConfig
+    from xverse_runtime.engine import Engine
+
+    folder = add_golden(golden)
+    engine = Engine.load(folder.snapshot(NEW), EngineConfig(), model_name=REPO)
+    found = cli("show", REPO, "--json").json["chat_template"]
+    assert (found["name"], found["reason"]) == (
+        engine.template_choice.name,
+        engine.template_choice.reason,
+    )
+
+
+def test_show_what_is_not_complete_or_not_there(cli: Cli, golden: Path) -> None:
+    add_golden(golden).snapshot(NEW).joinpath("pytorch_model-00001-of-00002.bin").unlink()
+    assert cli("show", REPO).code == 0
+    assert cli("show", "org/none").code == 3

@@ -1,0 +1,113 @@
+"""`xverse list`: which models are on this machine, and what they take."""
+
+# No postponed annotations: Typer would compile every one of them anew on each start.
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from xverse_cli import options
+from xverse_cli.exit_codes import DONE
+from xverse_cli.host import Host, Job
+from xverse_cli.messages import size, text
+
+if TYPE_CHECKING:
+    from xverse_cli.models.inventory import StoredModel
+
+_SHORT = 8  # letters of a commit
+
+
+def register(app: typer.Typer) -> None:
+    app.command("list", help=text("help.list"))(list_models)
+
+
+def list_models(
+    as_json: options.Json = False, verbose: options.Verbose = 0, quiet: options.Quiet = False
+) -> Job:
+    return Job(partial(run, as_json), options.verbosity(verbose, quiet))
+
+
+def run(as_json: bool, host: Host) -> int:
+    """One line for each model; the paths with `-v`."""
+    from xverse_cli.models.inventory import stored_models, together_bytes
+
+    models = stored_models()
+    if as_json:
+        from xverse_cli.json_output import to_json
+
+        host.streams.write_data(to_json([_object(model) for model in models]) + "\n")
+    elif models:
+        rows = [_heading(), *map(_row, models)]
+        host.streams.write_data("".join(f"{line}\n" for line in aligned(rows)))
+        host.streams.write_data(text("list.sum", size_bytes=together_bytes(models)) + "\n")
+        for model in models:
+            host.streams.say(text("list.path", model=model.name, path=model.path), level=1)
+    else:
+        host.streams.say(text("list.nothing"))
+    return DONE
+
+
+def aligned(rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
+    """Rows as lines, every column as wide as its widest cell."""
+    from xverse_cli.render.sanitize import sanitize
+
+    cells = [[sanitize(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row in cells:
+        padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        yield "  ".join(padded).rstrip()
+
+
+def kind_text(model: "StoredModel") -> str:
+    """``published``, ``store int4``, ``synthetic int4``."""
+    return " ".join(filter(None, (text(f"list.kind_{model.kind}"), model.precision)))
+
+
+def _heading() -> tuple[str, ...]:
+    columns = ("model", "kind", "size", "revision", "used", "state")
+    return tuple(text(f"list.heading_{column}") for column in columns)
+
+
+def _row(model: "StoredModel") -> tuple[str, ...]:
+    from datetime import datetime
+
+    revision = [", ".join(model.branches), (model.commit or "")[:_SHORT]]
+    used = model.last_use
+    when = datetime.fromtimestamp(used).strftime("%Y-%m-%d %H:%M") if used else "–"
+    return (
+        model.name,
+        kind_text(model),
+        size(model.bytes),
+        " ".join(filter(None, revision)) or "–",
+        when,
+        _state(model),
+    )
+
+
+def _state(model: "StoredModel") -> str:
+    known = model.total_bytes > model.bytes
+    if model.state == "incomplete" and known:
+        here, total = model.bytes, model.total_bytes
+        return text("list.state_part", here_bytes=here, total_bytes=total)
+    return text(f"list.state_{model.state}")
+
+
+def _object(model: "StoredModel") -> dict[str, Any]:
+    from datetime import datetime, timezone
+
+    used = model.last_use
+    when = datetime.fromtimestamp(used, timezone.utc) if used else None
+    return {
+        "model": model.name,
+        "kind": model.kind,
+        "precision": model.precision,
+        "path": str(model.path),
+        "bytes": model.bytes,
+        "total_bytes": max(model.bytes, model.total_bytes),
+        "branches": [*model.branches],
+        "commit": model.commit,
+        "last_use": when.isoformat(timespec="seconds") if when else None,
+        "state": model.state,
+    }
