@@ -89,7 +89,7 @@ def test_names_that_are_nothing(
 def test_a_hub_id_that_is_not_cached(hub: Path) -> None:
     code, message = failure(DEFAULT_MODEL)
     assert code == "model.not_cached"
-    assert f"hf download {DEFAULT_MODEL}" in message
+    assert f"xverse pull {DEFAULT_MODEL}" in message
     assert "HF_ENDPOINT=" in message
     assert "--model demo" in message
     assert str(hub) in message
@@ -116,7 +116,7 @@ def test_a_revision(hub: Path) -> None:
     code, message = failure("org/name")
     assert code == "model.no_such_revision"
     assert "refs/pr/1" in message
-    assert "hf download org/name --revision main" in message
+    assert "xverse pull org/name@main" in message
 
 
 def test_a_reference_cannot_lead_out_of_the_cache(hub: Path, tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_a_reference_cannot_lead_out_of_the_cache(hub: Path, tmp_path: Path) -> 
 def incomplete(hub: Path) -> str:
     code, message = failure("org/name")
     assert code == "model.incomplete_download"
-    assert "hf download org/name" in message
+    assert "xverse pull org/name" in message
     return message
 
 
