@@ -212,6 +212,10 @@ ERRORS: dict[str, tuple[str, str]] = {
         "Make room (xverse list, xverse rm), or put the cache elsewhere with HF_HOME."
         " --precision int4 --delete-source needs the least.",
     ),
+    "pull.not_writable": (
+        "{path} cannot be written: {detail}.",
+        "Check whose it is: ls -ld {path}. HF_HOME puts the cache elsewhere.",
+    ),
     "pull.licence_unasked": (
         "Nobody is at the terminal to accept the licence of the weights.",
         "Read it with the model, then: {command} --accept-license",

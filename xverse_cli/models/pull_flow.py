@@ -19,14 +19,15 @@ from xverse_cli.models.download.transfer import Note, Status
 from xverse_cli.models.find import DEMO, HUB_ID, FoundModel
 from xverse_cli.models.hub_cache import find_snapshot
 from xverse_cli.models.pull import Pull, check_index, sole_puller
-from xverse_cli.models.pull_plan import Conversion, PullPlan, plan_conversion
+from xverse_cli.models.pull_plan import Conversion, PullPlan, free_bytes, plan_conversion
 from xverse_cli.models.pull_report import plan_lines
 from xverse_cli.models.selection import is_weight_file
 from xverse_cli.models.sources import Route, chosen_sources
 from xverse_cli.models.stores import delete_published, find_store, store_path
 from xverse_cli.render.download import DownloadDisplay, FileStatus
 from xverse_cli.render.progress import byte_bar
-from xverse_runtime.errors import ModelNotFoundError, UsageError
+from xverse_runtime.durable import NO_SPACE, NOT_WRITABLE
+from xverse_runtime.errors import ModelNotFoundError, ResourceError, UsageError
 from xverse_runtime.types import LoadProgress, ProgressCallback
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def _carry_out(wish: PullWish, job: Pull, plan: PullPlan, watcher: _Watcher, hos
         host.streams.warn(text("pull.waiting", model=wish.model))
 
     try:
-        with sole_puller(job.folder, waiting):
+        with _writing(job.folder.root, plan), sole_puller(job.folder, waiting):
             job.begin()
             small = [file for file in plan.files if not is_weight_file(file.name)]
             with watcher.displaying():
@@ -157,6 +158,31 @@ def _carry_out(wish: PullWish, job: Pull, plan: PullPlan, watcher: _Watcher, hos
     key = "pull.done" if plan.missing else "pull.up_to_date"
     host.streams.say(text(key, model=wish.model, size_bytes=plan.total_bytes, path=path))
     return _convert(wish, plan.conversion, host) if plan.conversion else path
+
+
+@contextmanager
+def _writing(folder: Path, plan: PullPlan) -> Iterator[None]:
+    """Turns what the file system refuses into errors that say what to do.
+
+    Raises:
+        ResourceError: ``pull.disk_full``.
+        UsageError: ``pull.not_writable``.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            raise ResourceError(
+                "pull.disk_full",
+                path=str(folder),
+                needed_bytes=plan.fetch_bytes,
+                free_bytes=free_bytes(folder),
+            ) from None
+        if error.errno in NOT_WRITABLE:
+            detail = error.strerror or "permission denied"
+            path = str(error.filename or folder)
+            raise UsageError("pull.not_writable", path=path, detail=detail) from None
+        raise
 
 
 def _convert(wish: PullWish, conversion: Conversion, host: Host) -> Path:

@@ -6,7 +6,6 @@ beside the folder so that it can be held over the rename.
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -15,19 +14,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from xverse_runtime.durable import sync_directory
+from xverse_runtime.durable import NO_SPACE, NOT_WRITABLE, sync_directory
 from xverse_runtime.errors import ResourceError, UsageError
 from xverse_runtime.store.journal import JOURNAL_FILE
-
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-NOT_WRITABLE = (
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENOTDIR,
-    errno.EEXIST,
-    errno.ENAMETOOLONG,
-)
 
 
 def partial_of(output: Path) -> Path:

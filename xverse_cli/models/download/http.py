@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from importlib.util import find_spec
 from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 
@@ -186,10 +187,10 @@ def _new_manager(proxy: str, options: dict[str, Any]) -> Any:
     if not proxy:
         return urllib3.PoolManager(**options)
     if proxy.startswith("socks"):
-        try:
-            from urllib3.contrib.socks import SOCKSProxyManager
-        except ImportError:
-            raise UsageError("pull.no_socks", proxy=urlsplit(proxy).hostname) from None
+        if find_spec("socks") is None:
+            raise UsageError("pull.no_socks", proxy=urlsplit(proxy).hostname)
+        from urllib3.contrib.socks import SOCKSProxyManager
+
         # a name is looked up at the far end: near ends are told wrong addresses
         return SOCKSProxyManager(re.sub("^socks5?:", "socks5h:", proxy), **options)
     user = urlsplit(proxy)
