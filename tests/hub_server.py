@@ -256,10 +256,13 @@ class _Handler(BaseHTTPRequestHandler):
     def _hub(self, path: str) -> None:
         api = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", path)
         resolve = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
+        cached = re.fullmatch(r"/api/resolve-cache/models/([^/]+/[^/]+)/([^/]+)/(.+)", path)
         if self._refused("api" if api else "resolve"):
             return
         if api:
             self._info(api[1], api[2] or "main")
+        elif cached:
+            self._small(cached[1], cached[2], cached[3])
         elif resolve:
             self._resolve(resolve[1], resolve[2], resolve[3])
         else:
@@ -307,7 +310,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._problem(404, "EntryNotFound")
         headers = {"X-Repo-Commit": commit, "ETag": f'"{content.git_id}"'}
         if not content.large:
-            return self._content(content, headers)
+            place = f"/api/resolve-cache/models/{quote(repo)}/{commit}/{quote(name)}"
+            return self._send(307, b"", {**headers, "Location": place})
         target = f"{self.hub.cdn_url}/{quote(repo)}/{commit}/{quote(name)}"
         headers |= {
             "Location": f"{target}?Signature={self.hub.signature}",
@@ -316,6 +320,12 @@ class _Handler(BaseHTTPRequestHandler):
             "ETag": f'"{content.sha256}"',
         }
         return self._send(302, b"", headers)
+
+    def _small(self, repo: str, commit: str, name: str) -> None:
+        """A small file, where `_resolve` sends for it; a private one still wants the token."""
+        if found := self._model(repo, commit):
+            content = found[0].commits[commit][name]
+            self._content(content, {"X-Repo-Commit": commit, "ETag": f'"{content.git_id}"'})
 
     def _cdn(self, path: str, query: Mapping[str, str]) -> None:
         _, owner, name, commit, file = path.split("/", 4)
@@ -337,7 +347,9 @@ class _Handler(BaseHTTPRequestHandler):
         commit = model.find(query.get("Revision", "master")) if model else None
         if self._refused("modelscope"):
             return
-        if match is None or model is None or "modelscope" not in model.hosts or commit is None:
+        if match and model and match[2] and commit is None:
+            self._json({"Code": 200, "Data": {"Files": None}, "Success": True})
+        elif match is None or model is None or "modelscope" not in model.hosts or commit is None:
             answer = {"Code": 10010205001, "Message": "not found", "Success": False}
             self._json(answer, status=404)
         elif match[2]:
@@ -402,6 +414,8 @@ class _Handler(BaseHTTPRequestHandler):
                 sent = os.sendfile(
                     self.connection.fileno(), file.fileno(), start, min(2**20, end - start)
                 )
+                if not sent:
+                    raise EOFError(f"{path} has become shorter")
                 self.hub.count(sent)
                 start += sent
 
@@ -449,7 +463,9 @@ class _Server(ThreadingHTTPServer):
         return connection, address
 
     def handle_error(self, *_: object) -> None:
-        pass  # a client that went away
+        """Errors of the server itself must be seen: a client takes them for the network's."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(None, None)  # type: ignore[arg-type]
 
 
 def _listen(hub: HubServer, port_name: str, port: int, send_buffer: int | None) -> _Server:

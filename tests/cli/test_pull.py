@@ -349,6 +349,8 @@ def test_modelscope_by_name(cli: Cli, hub: HubServer) -> None:
     assert not hub.asked("cdn")
     missing = cli("pull", "xverse/nowhere", ACCEPT, "--source", "modelscope")
     assert missing.code == 3
+    revision = cli("pull", f"{REPO}@v9", ACCEPT, "--source", "modelscope")
+    assert (revision.code, "no revision v9" in revision.stderr) == (3, True)
 
 
 def test_the_hub_alone_does_not_fall_back(cli: Cli, hub: HubServer) -> None:

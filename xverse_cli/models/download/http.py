@@ -142,7 +142,7 @@ class Connections:
                 target = urljoin(url, response.headers["location"])
                 response.drain_conn()
                 response.release_conn()
-                if _origin(target) != _origin(url):
+                if origin(target) != origin(url):
                     wanted = {k: v for k, v in wanted.items() if k.lower() not in _SECRET}
                 url = target
                 continue
@@ -201,7 +201,8 @@ def _new_manager(proxy: str, options: dict[str, Any]) -> Any:
     return urllib3.ProxyManager(proxy, proxy_headers=secrets, **options)
 
 
-def _origin(url: str) -> tuple[str, str]:
+def origin(url: str) -> tuple[str, str]:
+    """Scheme and host with port: what credentials are for."""
     parts = urlsplit(url)
     return parts.scheme, parts.netloc
 

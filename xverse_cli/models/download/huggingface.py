@@ -15,6 +15,7 @@ from xverse_cli.models.download.remote import (
     RemoteModel,
     UnreachableError,
     no_such_model,
+    no_such_revision,
     refused,
     unreachable,
 )
@@ -109,12 +110,7 @@ def _meaning(
     if isinstance(error, errors.GatedRepoError):
         return ModelNotFoundError("pull.gated", model=repo, endpoint=endpoint), None
     if isinstance(error, errors.RevisionNotFoundError):
-        return (
-            ModelNotFoundError(
-                "pull.no_such_revision", model=repo, revision=revision, endpoint=endpoint
-            ),
-            None,
-        )
+        return no_such_revision(repo, revision, endpoint), None
     if isinstance(error, errors.RepositoryNotFoundError):
         return no_such_model(repo, endpoint), None
     response = getattr(error, "response", None)

@@ -20,6 +20,7 @@ from xverse_cli.models.download.remote import (
     RemoteFile,
     RemoteModel,
     no_such_model,
+    no_such_revision,
     refused,
     unreachable,
 )
@@ -43,7 +44,7 @@ class ModelScope:
         """See `Source`."""
         query = urlencode({"Revision": _MAIN.get(revision, revision), "Recursive": "true"})
         url = f"{self.endpoint}/api/v1/models/{quote(repo)}/repo/files?{query}"
-        entries = self._files(url, repo)
+        entries = self._files(url, repo, revision)
         files = tuple(
             RemoteFile(str(one["Path"]), int(one.get("Size") or 0), one.get("Sha256") or None, None)
             for one in entries
@@ -59,10 +60,12 @@ class ModelScope:
         query = urlencode({"Revision": revision, "FilePath": file.name})
         return Location(f"{self.endpoint}/api/v1/models/{quote(model.repo)}/repo?{query}", {})
 
-    def _files(self, url: str, repo: str) -> list[dict[str, Any]]:
+    def _files(self, url: str, repo: str, revision: str) -> list[dict[str, Any]]:
         connections = self.patience.connections()
         try:
             files = self._ask(connections, url)["Data"]["Files"]
+            if files is None:
+                raise no_such_revision(repo, revision, self.endpoint)
             return [one for one in files if isinstance(one, dict) and one.get("Path")]
         except StatusError as error:
             if error.status == 404:

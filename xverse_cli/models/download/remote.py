@@ -25,6 +25,12 @@ def no_such_model(repo: str, endpoint: str) -> ModelNotFoundError:
     return ModelNotFoundError("pull.no_such_model", model=repo, endpoint=endpoint)
 
 
+def no_such_revision(repo: str, revision: str, endpoint: str) -> ModelNotFoundError:
+    return ModelNotFoundError(
+        "pull.no_such_revision", model=repo, revision=revision, endpoint=endpoint
+    )
+
+
 def refused(status: int, name: str, host: str) -> ModelNotFoundError:
     """What an HTTP status means that another try would not change."""
     if status == 401:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from xverse_cli.models.download.http import Body, Connections, StatusError, TransientError
+from xverse_cli.models.download.http import Body, Connections, StatusError, TransientError, origin
 from xverse_cli.models.download.partial_file import PartialFile
 from xverse_cli.models.download.parts import Part
 from xverse_cli.models.download.remote import Location, RemoteFile, refused, unreachable
@@ -248,8 +248,8 @@ class Transfer:
         whole = False
         try:
             _check_same(file.file, body)
-            if body.url != location.url:
-                file.direct = Location(body.url, {})
+            if origin(body.url) != origin(location.url):
+                file.direct = Location(body.url, {})  # storage, which wants no credentials
             if body.start == start and (body.partial or part.end == file.file.size):
                 file.receive(part, body)
                 whole = True
