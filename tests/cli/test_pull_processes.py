@@ -167,3 +167,37 @@ def test_the_waiting_one_goes_on_where_the_other_was_killed(
     assert second.returncode == 0, stderr.decode()
     assert contents(snapshot(home, commit)) == files
     assert hub.served_bytes <= sum(map(len, files.values())) + LOST * JOBS + 10_000
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_packing_as_it_comes_survives_kills(
+    hub: HubServer, start: Start, home: Path, golden: Path, tmp_path: Path
+) -> None:
+    from xverse_runtime.store.convert import convert_checkpoint
+    from xverse_runtime.store.precision import PRESETS
+
+    files = {
+        name: data
+        for name, data in contents(golden / "moe-bin").items()
+        if not name.startswith("expected")
+    }
+    commit = hub.add_model(REPO, files)
+    hub.faults.rate = 2 * MIB
+    command = ("pull", REPO, "--accept-license", "--precision", "int4", "--delete-source")
+    chance = random.Random(5)
+    for _ in range(8):
+        process = start(*command)
+        time.sleep(chance.uniform(1.0, 4.0))
+        process.kill()
+        process.communicate()
+    process = start(*command)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 0, stderr.decode()
+    whole = tmp_path / f"models--{REPO.replace('/', '--')}" / "snapshots" / commit
+    whole.mkdir(parents=True)
+    for name, data in files.items():
+        (whole / name).write_bytes(data)
+    convert_checkpoint(whole, tmp_path / "same", PRESETS["int4"], source_name=REPO)
+    assert contents(Path(stdout.decode().strip())) == contents(tmp_path / "same")
+    assert not list(snapshot(home, commit).glob("*.bin"))
