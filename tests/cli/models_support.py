@@ -51,7 +51,7 @@ def begin(folder: HubFolder, name: str, data: bytes, commit: str = NEW) -> str:
     pinned = Pinned(digest, len(data), name, folder.repo, commit, "huggingface")
     file = RemoteFile(name, len(data), digest, None)
     partial = PartialFile(file, folder.blobs / digest, folder.work, pinned)
-    partial.table.advance(0, len(data) // 2)
+    partial.table.advance(0, 0, len(data) // 2)
     partial.close()
     return digest
 

@@ -41,9 +41,9 @@ def begun(tmp_path: Path) -> Path:
     """A table of which the first part and half of the third are written, the first also synced."""
     path = tmp_path / "x.parts"
     table = PartTable.open(path, PINNED, 0)
-    table.advance(0, PART)
+    table.advance(0, 0, PART)
     table.mark_synced(table.snapshot())
-    table.advance(2, PART // 2)
+    table.advance(2, 0, PART // 2)
     table.close()
     return path
 
@@ -101,7 +101,8 @@ def test_progress_can_be_read_by_others(begun: Path, tmp_path: Path) -> None:
 
 def test_written_never_goes_back(begun: Path) -> None:
     table = PartTable.open(begun, PINNED, PINNED.size)
-    table.advance(2, 5)
+    table.advance(2, 0, 5)
+    table.advance(2, PART // 2 + 1, PART)  # after a gap
     table.close()
     assert table.written(2) == PART // 2
 

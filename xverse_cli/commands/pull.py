@@ -107,13 +107,13 @@ def run(request: Request, host: Host) -> int:
     settings = host.settings({"model": request.model, "context": request.context})
     wish = PullWish(
         settings.model,
-        request.source,
-        request.jobs,
-        settings.context,
-        request.precision,
-        request.delete_source,
-        request.accept_license,
-        request.dry_run,
+        source=request.source,
+        jobs=request.jobs,
+        context=settings.context,
+        precision=request.precision,
+        delete_source=request.delete_source,
+        accept_licence=request.accept_license,
+        dry_run=request.dry_run,
     )
     pulled = pull_model(wish, host)
     if request.as_json:

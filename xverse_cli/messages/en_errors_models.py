@@ -12,6 +12,10 @@ MODEL_ERRORS: dict[str, tuple[str, str]] = {
         "Files of {model} are damaged or missing: {names}.",
         "Fetch just these again: xverse verify {model} --repair",
     ),
+    "verify.gone": (
+        "{names} of {model} cannot be fetched again: its source does not have them any more.",
+        "Nothing was deleted. Fetch the newest revision instead: xverse pull {model}",
+    ),
     "rm.demo": ("The demo is part of the program and is not deleted.", "See: xverse list"),
     "rm.directory": (
         "{path} is not kept by xverse, so it does not delete it.",

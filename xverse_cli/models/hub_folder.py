@@ -98,7 +98,12 @@ class HubFolder:
         if name == commit:
             return
         path = self.refs / name
+        for place in reversed(path.relative_to(self.refs).parents):
+            if (self.refs / place).is_file():  # the branch v1 was there before v1/fix
+                (self.refs / place).unlink()
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            shutil.rmtree(path)
         write_durably(path, commit.encode())
 
     def has(self, digest: str, size: int) -> bool:
@@ -111,14 +116,17 @@ class HubFolder:
         pointer = self.snapshot(commit) / name
         blob = self.blobs / digest
         pointer.parent.mkdir(parents=True, exist_ok=True)
-        if pointer.exists() and pointer.resolve() == blob.resolve():
+        if pointer.exists() and os.path.samefile(pointer, blob):
             return
         temporary = pointer.with_name(pointer.name + ".tmp")
         temporary.unlink(missing_ok=True)
         try:
             temporary.symlink_to(os.path.relpath(blob, pointer.parent))
-        except OSError:  # Windows, for users that may not make links: as other tools do there
-            shutil.copyfile(blob, temporary)
+        except OSError:  # Windows, for users that may not make such links
+            try:
+                os.link(blob, temporary)
+            except OSError:
+                shutil.copyfile(blob, temporary)
         temporary.replace(pointer)
 
     def unfinished(self) -> list[tuple[Pinned, int]]:

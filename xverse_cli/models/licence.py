@@ -7,6 +7,8 @@ from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
+from filelock import FileLock
+
 from xverse_cli.settings import state_dir
 from xverse_runtime.durable import write_durably
 
@@ -23,6 +25,11 @@ def accept(repo: str) -> None:
     """Record that the licence of a model was accepted now."""
     path = _path()
     path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(_FILE + ".lock")):
+        _record(path, repo)
+
+
+def _record(path: Path, repo: str) -> None:
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     text = json.dumps({**_read(), repo: now}, indent=2, ensure_ascii=False)
     write_durably(path, text.encode() + b"\n")

@@ -12,6 +12,12 @@ from dataclasses import asdict, dataclass
 from xverse_runtime.errors import UsageError, XverseError
 
 PRECISIONS = ("bf16", "int8", "int4")
+LOOK_S = 120
+# Python would look for modules in the current folder first; nothing there is to be run.
+_APART = (
+    "import sys; sys.path = [one for one in sys.path if one];"
+    "from xverse_cli.models.machine_fit import main; main()"
+)
 WORK_BYTES = 2**30  # what computing takes beside weights and cache
 
 
@@ -86,9 +92,11 @@ def machine_fit_apart(config_json: bytes, context: int | None) -> MachineFit | N
     """
     if "torch" in sys.modules:
         return machine_fit(config_json, context)
-    command = [sys.executable, "-m", __name__, *([str(context)] if context else [])]
+    command = [sys.executable, "-c", _APART, *([str(context)] if context else [])]
     try:
-        answer = subprocess.run(command, input=config_json, capture_output=True, check=True)
+        answer = subprocess.run(
+            command, input=config_json, capture_output=True, check=True, timeout=LOOK_S
+        )
         found = json.loads(answer.stdout)
     except (OSError, ValueError, subprocess.SubprocessError):
         return None  # a broken torch is no reason not to fetch a model
@@ -148,7 +156,8 @@ def _gpu() -> tuple[int | None, str]:
     return int(properties.total_memory), str(properties.name)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """`config.json` on standard input, the fit as JSON on standard output."""
     wished = int(sys.argv[1]) if len(sys.argv) > 1 else None
     fit = machine_fit(sys.stdin.buffer.read(), wished)
     print(json.dumps(fit and asdict(fit)))

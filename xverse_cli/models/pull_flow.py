@@ -18,12 +18,13 @@ from xverse_cli.models.download.remote import RemoteFile, UnreachableError
 from xverse_cli.models.download.transfer import Note, Status
 from xverse_cli.models.find import DEMO, HUB_ID, FoundModel
 from xverse_cli.models.hub_cache import find_snapshot
+from xverse_cli.models.hub_folder import HubFolder
 from xverse_cli.models.pull import Pull, check_index, sole_puller
 from xverse_cli.models.pull_plan import Conversion, PullPlan, free_bytes, plan_conversion
 from xverse_cli.models.pull_report import plan_lines
 from xverse_cli.models.selection import is_weight_file
 from xverse_cli.models.sources import Route, chosen_sources
-from xverse_cli.models.stores import delete_published, find_store, store_path
+from xverse_cli.models.stores import commit_of, delete_published, find_store, store_path
 from xverse_cli.render.download import DownloadDisplay, FileStatus
 from xverse_cli.render.progress import byte_bar
 from xverse_runtime.durable import NO_SPACE, NOT_WRITABLE
@@ -47,6 +48,7 @@ class PullWish:
     precision: str | None = None
     delete_source: bool = False
     accept_licence: bool = False
+    ask_licence: bool = True
     dry_run: bool = False
 
     @property
@@ -110,19 +112,18 @@ def pull_model(wish: PullWish, host: Host) -> Pulled:
         IntegrityError: what came is not what it should be.
     """
     repo, revision = wish.repo, wish.revision
-    if wish.precision and (store := _store(wish)) is not None:
+    if wish.precision and not wish.dry_run and (store := _store(wish)) is not None:
         host.streams.say(text("pull.store_there", path=store))
+        _delete_source_of(store, wish)
         return Pulled(store, None)
     if is_offline():
-        return Pulled(_already_there(wish, ModelNotFoundError("pull.offline", model=repo)), None)
+        return _without_network(wish, ModelNotFoundError("pull.offline", model=repo), host)
     watcher = _Watcher(host)
     sources = chosen_sources(wish.source, host.environ, pull.PATIENCE)
     try:
         route = Route(sources, repo, revision, watcher.note)
     except UnreachableError as error:
-        path = _already_there(wish, error)
-        host.streams.warn(text("pull.kept", detail=str(error.params.get("detail", "")), path=path))
-        return Pulled(path, None)
+        return _without_network(wish, error, host)
     job = Pull(route, wish.jobs, pull.PATIENCE, watcher)
     job.go_on_where_it_began()
     plan = job.plan(wish.context, lambda config: _conversion(wish, config, host))
@@ -233,7 +234,8 @@ def _pack_each(
 ) -> None:
     """At most two weight files lie on the disk at a time where each layer is in two at most."""
     snapshot = job.folder.snapshot(job.model.commit)
-    present = {name for name, file in weights.items() if job.folder.has(file.digest, file.size)}
+    # They are deleted once they are packed, so that it is too late to check them then.
+    present = {name for name, file in weights.items() if _is_right(job.folder, file)}
     job.fetch([weights[name] for name in sorted(present)])  # gives them their names
     conversion.check_room({name: file.size for name, file in weights.items()})
 
@@ -250,6 +252,24 @@ def _pack_each(
                 job.fetch([weights[name]])
             present.add(name)
         offer()
+
+
+def _is_right(folder: HubFolder, file: RemoteFile) -> bool:
+    """Whether a blob is there with the bytes of its name; a wrong one is removed.
+
+    Other tools that put blobs there do not all check them.
+    """
+    blob = folder.blobs / file.digest
+    if not folder.has(file.digest, file.size):
+        return False
+    digest = file.new_digest()
+    with blob.open("rb") as data:
+        while piece := data.read(2**20):
+            digest.update(piece)
+    if digest.hexdigest() != file.digest:
+        blob.unlink()
+        return False
+    return True
 
 
 def _holds_weights(name: str) -> bool:
@@ -284,12 +304,36 @@ def _branch(wish: PullWish) -> str | None:
     return None if wish.revision == MAIN else wish.revision
 
 
-def _already_there(wish: PullWish, otherwise: ModelNotFoundError) -> Path:
-    """The model on this machine; ``otherwise`` is raised where it is not there, or not whole."""
+def _without_network(wish: PullWish, why: ModelNotFoundError, host: Host) -> Pulled:
+    """The model on this machine; ``why`` is raised where it is not there, or not whole."""
     try:
-        return find_snapshot(wish.repo, wish.revision)
+        path = find_snapshot(wish.repo, wish.revision)
     except ModelNotFoundError:
-        raise otherwise from None
+        raise why from None
+    detail = str(why.params.get("detail") or "HF_HUB_OFFLINE")
+    host.streams.warn(text("pull.kept", detail=detail, path=path))
+    if wish.precision and not wish.dry_run:
+        conversion = _conversion(wish, (path / "config.json").read_bytes(), host)
+        assert conversion is not None
+        path = _convert(wish, conversion, host)
+        _delete_source_of(path, wish)
+    return Pulled(path, None)
+
+
+def _delete_source_of(store: Path, wish: PullWish) -> None:
+    """The published weights of a finished store, where they are still there and not wanted."""
+    if not wish.delete_source:
+        return
+    folder = HubFolder.of(wish.repo)
+    commit = commit_of(store / "xverse.json")
+    snapshot = folder.snapshot(commit or "?")
+    if snapshot.is_dir():
+        from xverse_runtime.store.verify import verify_store
+
+        verify_store(store)
+        delete_published(
+            snapshot, [one.name for one in snapshot.iterdir() if _holds_weights(one.name)]
+        )
 
 
 def _conversion(wish: PullWish, config: bytes, host: Host) -> Conversion | None:
@@ -318,7 +362,7 @@ def _agree(wish: PullWish, plan: PullPlan, host: Host) -> None:
     Raises:
         UsageError: ``pull.licence_unasked`` where nobody can be asked, ``pull.licence_declined``.
     """
-    if plan.accepted is not None:
+    if plan.accepted is not None or not wish.ask_licence:
         return
     if not wish.accept_licence:
         if not host.streams.stdin_is_terminal:

@@ -12,7 +12,7 @@ from xverse_cli.models.download.remote import RemoteFile, RemoteModel
 from xverse_cli.models.hub_folder import HubFolder
 from xverse_cli.models.machine_fit import MachineFit, store_bytes
 from xverse_cli.models.selection import is_store, is_weight_file
-from xverse_runtime.errors import ResourceError
+from xverse_runtime.errors import IntegrityError, ResourceError
 
 SPARE_BYTES = 2**26  # for the small files of file system and program
 
@@ -25,6 +25,13 @@ class Conversion:
     output: Path
     store_bytes: int
     delete_source: bool
+
+    @property
+    def done_bytes(self) -> int:
+        """What an interrupted conversion has written already."""
+        partial = self.output.with_name(self.output.name + ".partial")
+        files = partial.glob("*.safetensors") if partial.is_dir() else ()
+        return min(sum(file.stat().st_size for file in files), self.store_bytes)
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,7 @@ class PullPlan:
                 two = sum(sorted(weights)[-2:])
                 rest = sum(file.size for file in self.missing if not is_weight_file(file.name))
                 needs = [(self.folder.root, min(fetch, two + rest))]
-            needs.append((conversion.output, conversion.store_bytes))
+            needs.append((conversion.output, conversion.store_bytes - conversion.done_bytes))
         return needs
 
     def check_disk(self) -> None:
@@ -112,7 +119,10 @@ class PullPlan:
 def plan_conversion(
     precision: str, output: Path, config_json: bytes, *, delete_source: bool
 ) -> Conversion:
-    size = store_bytes(config_json, precision)
+    try:
+        size = store_bytes(config_json, precision)
+    except ValueError as error:
+        raise IntegrityError("config.not_json", path="config.json", detail=str(error)) from None
     return Conversion(precision, output, size or 0, delete_source)
 
 

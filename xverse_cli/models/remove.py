@@ -181,6 +181,8 @@ def _remove_published(model: StoredModel) -> None:
         kept = _blobs_of_others(folder, snapshot)
         last = not any(folder.snapshot(one) != snapshot for one in folder.commits())
         # blobs before the names that lead to them: what an interruption leaves is found again
+        if snapshot.is_symlink():  # not ours, and what it leads to even less
+            snapshot.unlink()
         for name in _names(snapshot):
             blob = Path(os.path.realpath(name))
             if blob.parent == folder.blobs.resolve() and blob not in kept:

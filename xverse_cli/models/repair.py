@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from xverse_cli.host import Host
 from xverse_cli.messages import text
 from xverse_cli.models.hub_folder import HubFolder
-from xverse_runtime.errors import ModelNotFoundError
+from xverse_cli.models.pull_flow import PullWish, pull_model
+from xverse_runtime.errors import IntegrityError, ModelNotFoundError
 
 
-def refetch(snapshot: Path, names: Iterable[str], host: Host) -> None:
+def refetch(snapshot: Path, names: Sequence[str], host: Host) -> None:
     """Delete these files of a revision in the Hub's cache, and pull that revision.
 
     Branches stay where they are: a commit is pulled, which is the name of itself.
@@ -22,7 +24,6 @@ def refetch(snapshot: Path, names: Iterable[str], host: Host) -> None:
     """
     from xverse_cli.models.download.huggingface import is_offline
     from xverse_cli.models.pull import sole_puller
-    from xverse_cli.models.pull_flow import PullWish, pull_model
 
     folder, commit = HubFolder(snapshot.parent.parent), snapshot.name
     if is_offline():
@@ -31,10 +32,46 @@ def refetch(snapshot: Path, names: Iterable[str], host: Host) -> None:
     def waiting() -> None:
         host.streams.warn(text("pull.waiting", model=folder.repo))
 
+    wish, offered = _who_has(folder, commit, host)
+    if lost := [name for name in names if name not in offered]:
+        raise IntegrityError("verify.gone", names=lost, model=folder.repo)
     with sole_puller(folder, waiting):
         for name in names:
-            _delete(folder, snapshot / name)
-    pull_model(PullWish(f"{folder.repo}@{commit}", accept_licence=True), host)
+            _delete(folder, snapshot / name, offered[name])
+    pull_model(wish, host)
+
+
+def _who_has(folder: HubFolder, commit: str, host: Host) -> tuple[PullWish, dict[str, str]]:
+    """How to get a revision, and the digests of its files, before anything is deleted.
+
+    ModelScope tells no commits: a snapshot from there is found by its branch, and has the same
+    name as long as its list of files is the same.
+
+    Raises:
+        ModelNotFoundError: nobody has it.
+    """
+    branches = [name for name, one in folder.branches().items() if one == commit]
+    wishes = [PullWish(f"{folder.repo}@{commit}", ask_licence=False)]
+    wishes += [
+        PullWish(f"{folder.repo}@{name}", source="modelscope", ask_licence=False)
+        for name in branches
+    ]
+    errors = []
+    for wish in wishes:
+        try:
+            plan = pull_model(replace(wish, dry_run=True), host).plan
+        except ModelNotFoundError as error:
+            errors.append(error)
+            continue
+        if plan is not None and plan.model.commit == commit:
+            return wish, {file.name: file.digest for file in plan.files}
+    raise (
+        errors[0]
+        if errors
+        else ModelNotFoundError(
+            "pull.no_such_revision", model=folder.repo, revision=commit, endpoint=wishes[0].source
+        )
+    )
 
 
 def remake(store: Path, host: Host) -> bool:
@@ -73,9 +110,10 @@ def remake(store: Path, host: Host) -> bool:
     return True
 
 
-def _delete(folder: HubFolder, name: Path) -> None:
+def _delete(folder: HubFolder, name: Path, digest: str) -> None:
     """A name, and the blob it leads to: other revisions get that back with the pull."""
     blob = name.resolve()
     if blob.parent == folder.blobs.resolve():
         blob.unlink(missing_ok=True)
+    (folder.blobs / digest).unlink(missing_ok=True)
     name.unlink(missing_ok=True)

@@ -50,7 +50,7 @@ def stores_of(name: str, revision: str | None = None) -> dict[str, Path]:
         stem, _, precision = manifest.parent.name.rpartition("-")
         if precision not in PRECISIONS or stem.partition("@")[0] != _stem(name, None):
             continue
-        made_of = _commit_of(manifest)
+        made_of = commit_of(manifest)
         named = stem == _stem(name, revision)
         if made_of == commit if commit and made_of else named:
             # the one that was made under this name goes before another's of the same commit
@@ -58,7 +58,8 @@ def stores_of(name: str, revision: str | None = None) -> dict[str, Path]:
     return found
 
 
-def _commit_of(manifest: Path) -> str | None:
+def commit_of(manifest: Path) -> str | None:
+    """The commit that a store was made of, as its manifest tells."""
     try:
         commit = json.loads(manifest.read_bytes())["source"]["revision"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -108,9 +109,23 @@ def delete_published(model: Path, names: Iterable[str]) -> None:
         file = model / name
         if not os.path.lexists(file):
             continue
-        blob = file.resolve()
+        blob = _blob_of(file, model.parent.parent / "blobs")
         file.unlink()
-        if blob.parent.name == "blobs" and blob.parent.parent == model.parent.parent.resolve():
-            others = model.parent.glob("*/*")
-            if not any(other.resolve() == blob for other in others):
-                blob.unlink(missing_ok=True)
+        if blob is not None and not _is_used(blob, model.parent):
+            blob.unlink(missing_ok=True)
+
+
+def _blob_of(file: Path, blobs: Path) -> Path | None:
+    """The blob that a name of a snapshot leads to, as a link of either kind."""
+    real = file.resolve()
+    if real.parent == blobs.resolve():
+        return real
+    if file.is_symlink() or file.stat().st_nlink < 2 or not blobs.is_dir():
+        return None
+    return next((blob for blob in blobs.iterdir() if os.path.samefile(blob, file)), None)
+
+
+def _is_used(blob: Path, snapshots: Path) -> bool:
+    """Whether a name in any snapshot, at any depth, still leads to a blob."""
+    names = (Path(place) / one for place, _, found in os.walk(snapshots) for one in found)
+    return any(name.exists() and os.path.samefile(name, blob) for name in names)

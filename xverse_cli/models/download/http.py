@@ -23,6 +23,7 @@ import urllib3
 from xverse_runtime.errors import UsageError
 
 MAX_REDIRECTS = 10
+SMALL_BODY = 2**16
 _CONTENT_RANGE = re.compile(r"bytes (?P<start>\d+)-(?P<end>\d+)/(?P<total>\d+|\*)")
 _REDIRECTS = (301, 302, 303, 307, 308)
 _BUSY = (408, 425, 429, 500, 502, 503, 504, 520, 522, 524)
@@ -85,7 +86,7 @@ class Body:
         """Wake a thread that waits for bytes."""
         connection = getattr(self.response, "connection", None)
         if (sock := getattr(connection, "sock", None)) is not None:
-            with suppress(OSError):
+            with suppress(OSError, AttributeError):
                 sock.shutdown(socket.SHUT_RDWR)
 
     def close(self, *, reusable: bool = False) -> None:
@@ -140,8 +141,7 @@ class Connections:
             seen |= {key.lower(): value for key, value in response.headers.items()}
             if response.status in _REDIRECTS and "location" in response.headers:
                 target = urljoin(url, response.headers["location"])
-                response.drain_conn()
-                response.release_conn()
+                _finish(response)
                 if origin(target) != origin(url):
                     wanted = {k: v for k, v in wanted.items() if k.lower() not in _SECRET}
                 url = target
@@ -201,6 +201,16 @@ def _new_manager(proxy: str, options: dict[str, Any]) -> Any:
     return urllib3.ProxyManager(proxy, proxy_headers=secrets, **options)
 
 
+def _finish(response: Any) -> None:
+    """Keep the connection where little is left to read; else it is not worth the wait."""
+    length = response.headers.get("content-length", "")
+    if length.isdigit() and int(length) <= SMALL_BODY:
+        response.drain_conn()
+        response.release_conn()
+    else:
+        response.close()
+
+
 def origin(url: str) -> tuple[str, str]:
     """Scheme and host with port: what credentials are for."""
     parts = urlsplit(url)
@@ -221,6 +231,8 @@ def _checked(
         return Body(response, start, total, headers, url, True)
     if status == 200:
         length = response.headers.get("content-length", "")
+        if response.headers.get("content-encoding", "identity") != "identity":
+            length = ""  # of what was packed on the way
         return Body(response, 0, int(length) if length.isdigit() else None, headers, url, False)
     response.close()
     if status in _BUSY:

@@ -16,12 +16,15 @@ from xverse_cli.models.download.remote import (
     UnreachableError,
     no_such_model,
     no_such_revision,
+    read_commit,
+    read_file,
     refused,
     unreachable,
 )
 from xverse_cli.models.download.transfer import Patience
 from xverse_runtime.errors import ModelNotFoundError, XverseError
 
+LONG_WAIT_S = 10
 TRIES = 3  # for what is known about a model; files get more patience
 
 
@@ -51,8 +54,11 @@ class HuggingFace:
             repo,
             revision,
         )
-        files = tuple(_remote_file(one) for one in info.siblings or ())
-        return RemoteModel(repo, revision, str(info.sha), files, _licence(info))
+        try:
+            files = tuple(_remote_file(one) for one in info.siblings or ())
+            return RemoteModel(repo, revision, read_commit(info.sha), files, _licence(info))
+        except ValueError as error:
+            raise unreachable(repo, f"it lists {error}", reached=True) from None
 
     def locate(self, model: RemoteModel, file: RemoteFile) -> Location:
         """See `Source`."""
@@ -68,7 +74,9 @@ class HuggingFace:
                 return ask()
             except Exception as error:
                 final, wait = _meaning(error, repo, revision, self.endpoint)
-                if attempt == TRIES or not isinstance(final, UnreachableError):
+                # who has to wait for long had better know it, or ask another source
+                long = wait is not None and wait > LONG_WAIT_S
+                if attempt == TRIES or long or not isinstance(final, UnreachableError):
                     raise final from None
                 self.sleep(self.patience.wait(attempt, wait))
         raise AssertionError
@@ -83,11 +91,8 @@ def is_offline() -> bool:
 
 def _remote_file(sibling: Any) -> RemoteFile:
     lfs = sibling.lfs
-    sha256 = getattr(lfs, "sha256", None) or (lfs.get("sha256") if isinstance(lfs, dict) else None)
-    size = sibling.size if sibling.size is not None else getattr(lfs, "size", None)
-    return RemoteFile(
-        sibling.rfilename, int(size or 0), sha256, None if sha256 else sibling.blob_id
-    )
+    sha256 = lfs.get("sha256") if isinstance(lfs, dict) else getattr(lfs, "sha256", None)
+    return read_file(sibling.rfilename, sibling.size, sha256, sibling.blob_id)
 
 
 def _licence(info: Any) -> str | None:

@@ -21,6 +21,7 @@ from xverse_cli.models.download.remote import (
     RemoteModel,
     no_such_model,
     no_such_revision,
+    read_file,
     refused,
     unreachable,
 )
@@ -45,11 +46,14 @@ class ModelScope:
         query = urlencode({"Revision": _MAIN.get(revision, revision), "Recursive": "true"})
         url = f"{self.endpoint}/api/v1/models/{quote(repo)}/repo/files?{query}"
         entries = self._files(url, repo, revision)
-        files = tuple(
-            RemoteFile(str(one["Path"]), int(one.get("Size") or 0), one.get("Sha256") or None, None)
-            for one in entries
-            if one.get("Type") != "tree" and one.get("Sha256")
-        )
+        try:
+            files = tuple(
+                read_file(one["Path"], one.get("Size"), one.get("Sha256"), None)
+                for one in entries
+                if one.get("Type") != "tree" and one.get("Sha256")
+            )
+        except ValueError as error:
+            raise unreachable(repo, f"it lists {error}", reached=True) from None
         listed = "\n".join(sorted(f"{file.sha256} {file.name}" for file in files))
         commit = hashlib.sha1(listed.encode(), usedforsecurity=False).hexdigest()
         return RemoteModel(repo, revision, commit, files)

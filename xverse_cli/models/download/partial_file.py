@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 from threading import Condition, Lock
@@ -40,16 +39,19 @@ class PartialFile:
         self.source_index = 0
         self.hashed_bytes = 0
         self.wrong_times = 0
+        self.whole_told = False
         self.finished = False
         self._descriptors = Lock()  # held while they may be closed: their numbers are used again
+        self._is_open = False
+        self._generation = 0  # how often it was started over
         self._open()
 
     def _open(self) -> None:
-        self._is_open = True
         size = self._data.stat().st_size if self._data.exists() else 0
         self._file = os.open(self._data, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
         self.table = PartTable.open(self._table_path, self._pinned, size)
         os.ftruncate(self._file, self.file.size)
+        self._is_open = True
         self.resumed_bytes = self.table.done_bytes
         self.hashed_bytes = 0
         self.unclaimed = [part for part in self.table.parts if self._missing(part)]
@@ -67,17 +69,17 @@ class PartialFile:
         Raises:
             TransientError: it ended early.
         """
-        position = part.start + self.table.written(part.index)
+        position, generation = body.start, self._generation
         while position < part.end:
             piece = body.read(READ_BYTES)[: part.end - position]
             if not piece:
                 raise TransientError("the connection was closed early", reached=True)
-            self._write(part, position, piece)
+            self._write(part, position, piece, generation)
             position += len(piece)
 
     def receive_all(self, body: Body) -> None:
         """Take a body that begins at 0: from a server that knows no ranges."""
-        position = 0
+        position, generation = 0, self._generation
         for part in self.table.parts:
             while position < part.end:
                 piece = body.read(min(READ_BYTES, part.end - position))
@@ -86,31 +88,35 @@ class PartialFile:
                 new = part.start + self.table.written(part.index)
                 if position + len(piece) > new:
                     skip = max(0, new - position)
-                    self._write(part, position + skip, piece[skip:])
+                    self._write(part, position + skip, piece[skip:], generation)
                 position += len(piece)
 
-    def _write(self, part: Part, position: int, piece: bytes) -> None:
-        view = memoryview(piece)
-        while view:
-            count = _write_at(self._file, view, position)
-            view, position = view[count:], position + count
-        self.table.advance(part.index, position - part.start)
+    def _write(self, part: Part, position: int, piece: bytes, generation: int) -> None:
+        view, start = memoryview(piece), position
+        with self._descriptors:
+            if not self._is_open or generation != self._generation:
+                raise TransientError("it is not wanted any more", reached=True)
+            while view:
+                count = _write_at(self._file, view, position)
+                view, position = view[count:], position + count
+            self.table.advance(part.index, start - part.start, position - part.start)
         with self.arrived:
             self.arrived.notify_all()
 
     def sync(self) -> None:
         """Make what has arrived survive a power cut."""
         with self._descriptors:
-            if self._is_open:
-                snapshot = self.table.snapshot()
-                _sync_data(self._file)
-                self.table.mark_synced(snapshot)
-
-    def new_digest(self) -> Any:
-        """The hash that the source tells of this file, before its first byte."""
-        if self.file.sha256:
-            return hashlib.sha256()
-        return hashlib.sha1(b"blob %d\0" % self.file.size, usedforsecurity=False)
+            if not self._is_open:
+                return
+            table, snapshot = self.table, self.table.snapshot()
+            copy = os.dup(self._file)  # a disk can take its time, and nobody is to wait for it
+        try:
+            _sync_data(copy)
+        finally:
+            os.close(copy)
+        with self._descriptors:
+            if self._is_open and self.table is table:
+                table.mark_synced(snapshot)
 
     def hash_more(self, digest: Any) -> bool:
         """Hash the next bytes that lie there without a gap; whether there were any."""
@@ -137,6 +143,7 @@ class PartialFile:
     def start_over(self) -> None:
         """Forget every byte."""
         self.close()
+        self._generation += 1
         self._table_path.unlink(missing_ok=True)
         self._data.unlink(missing_ok=True)
         self.direct = None

@@ -97,10 +97,11 @@ class PartTable:
                 break
         return done
 
-    def advance(self, index: int, written: int) -> None:
-        """The first ``written`` bytes of a part are there."""
+    def advance(self, index: int, start: int, end: int) -> None:
+        """Bytes ``start`` to ``end`` of a part are there; they count where no gap is before."""
         with self._lock:
-            self._written[index] = max(written, self._written[index])
+            if start <= self._written[index]:
+                self._written[index] = max(end, self._written[index])
             os.lseek(self._file, HEADER_BYTES + index * _COUNTERS.size, os.SEEK_SET)
             os.write(self._file, _COUNTERS.pack(self._written[index], self._synced[index]))
 

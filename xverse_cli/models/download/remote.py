@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from xverse_runtime.errors import ModelNotFoundError
 
@@ -42,6 +44,43 @@ def refused(status: int, name: str, host: str) -> ModelNotFoundError:
     return ModelNotFoundError("pull.refused", name=name, status=status, host=host)
 
 
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_SHA1 = re.compile(r"[0-9a-f]{40}")
+_MOST_BYTES = 2**50
+_NAME = re.compile(r"[^\\:\x00-\x1f\x7f\ud800-\udfff]{1,255}")
+
+
+def read_file(name: object, size: object, sha256: object, git_id: object) -> RemoteFile:
+    """A file as a source lists it, once it is known that every part makes sense: names and digests
+    become paths, and a mirror is not to be trusted with that.
+
+    Raises:
+        ValueError: what is wrong.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or _leads_elsewhere(name):
+        raise ValueError(f"a file called {name!r:.80}")
+    if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= _MOST_BYTES:
+        raise ValueError(f"{name} with the size {size!r:.40}")
+    sha256, git_id = (one.lower() if isinstance(one, str) else one for one in (sha256, git_id))
+    if isinstance(sha256, str) and _SHA256.fullmatch(sha256):
+        return RemoteFile(name, size, sha256, None)
+    if sha256 is None and isinstance(git_id, str) and _SHA1.fullmatch(git_id):
+        return RemoteFile(name, size, None, git_id)
+    raise ValueError(f"{name} without a digest")
+
+
+def read_commit(commit: object) -> str:
+    """Raises ValueError where a source tells something else than 40 hexadecimal digits."""
+    if isinstance(commit, str) and _SHA1.fullmatch(commit):
+        return commit
+    raise ValueError(f"the commit {commit!r:.80}")
+
+
+def _leads_elsewhere(name: str) -> bool:
+    parts = name.split("/")
+    return any(part in ("", ".", "..") for part in parts)
+
+
 @dataclass(frozen=True)
 class RemoteFile:
     """One file of a model: its size in bytes and the digests its source tells of it (hex).
@@ -54,6 +93,12 @@ class RemoteFile:
     size: int
     sha256: str | None
     git_id: str | None
+
+    def new_digest(self) -> Any:
+        """The hash that its source tells of it, before the first byte."""
+        if self.sha256:
+            return hashlib.sha256()
+        return hashlib.sha1(b"blob %d\0" % self.size, usedforsecurity=False)
 
     @property
     def digest(self) -> str:

@@ -220,7 +220,11 @@ class Transfer:
                 reason, wait, reached = str(error), error.retry_after, error.reached
             except StatusError as error:
                 if error.status not in _MOVED or not error.redirected or failures >= 3:
-                    raise _refused(error, file.file.name) from None
+                    if self._locate(file.file, source + 1) is None:
+                        raise _refused(error, file.file.name) from None
+                    self._next_source(file, source, str(error), reached=True)
+                    failures = 0
+                    continue
                 failures, reason, reached = failures + 1, str(error), True
             file.direct = None
             if failures >= self._patience.tries:
@@ -237,6 +241,8 @@ class Transfer:
         location = direct or self._locate(file.file, file.source_index)
         assert location is not None
         start = part.start + file.table.written(part.index)
+        if start >= part.end:
+            return  # another one has taken the whole file
         try:
             body = self._connections.get(location.url, location.headers, start, part.end)
         except StatusError as error:
@@ -267,7 +273,9 @@ class Transfer:
                 return
         with suppress(RuntimeError):
             try:
-                self._tell("pull.no_ranges", name=file.file.name)
+                if not file.whole_told:
+                    file.whole_told = True
+                    self._tell("pull.no_ranges", name=file.file.name)
                 file.receive_all(body)
             finally:
                 lock.release()
@@ -278,11 +286,11 @@ class Transfer:
         Raises:
             UnreachableError: there is none.
         """
+        if self._locate(file.file, failed + 1) is None:
+            raise unreachable(file.file.name, reason, reached=reached)
         with self._changed:
             if file.source_index != failed:
                 return  # another thread did it
-            if self._locate(file.file, failed + 1) is None:
-                raise unreachable(file.file.name, reason, reached=reached)
             file.source_index, file.direct = failed + 1, None
         self._tell("pull.other_source", name=file.file.name, reason=reason)
 
@@ -295,7 +303,7 @@ class Transfer:
 
     def _hashed(self, file: PartialFile) -> bool:
         """Hash a file to its end and give it its name; whether it was right."""
-        digest = file.new_digest()
+        digest = file.file.new_digest()
         while file.hashed_bytes < file.file.size:
             if self._stop.is_set():
                 return False
@@ -303,26 +311,26 @@ class Transfer:
                 with file.arrived:
                     file.arrived.wait(0.05)
         if file.is_right(digest):
-            with self._changed:
-                file.publish()
+            file.publish()
             self._wake()
             return True
-        file.wrong_times += 1
         name = file.file.name
-        if file.wrong_times > 1:
-            file.start_over()
-            raise IntegrityError("pull.wrong_bytes", name=name)
-        self._tell("pull.wrong_once", name=name)
+        file.wrong_times += 1
         with self._changed:
             file.start_over()
+        if file.wrong_times > 1:
+            if self._locate(file.file, file.source_index + 1) is None:
+                raise IntegrityError("pull.wrong_bytes", name=name)
+            file.source_index, file.wrong_times = file.source_index + 1, 0
+        self._tell("pull.wrong_once", name=name)
         return False
 
     def _sync(self) -> None:
         while not self._stop.wait(SYNC_S):
             for file in self._files:
-                with suppress(OSError):
-                    if not file.finished and file.done_bytes:
-                        file.sync()
+                # a disk that fails says so once: an error passed over here would not come again
+                if not file.finished and file.done_bytes:
+                    file.sync()
 
 
 def _status(file: PartialFile) -> Status:
