@@ -407,7 +407,8 @@ def test_a_snapshot_that_leads_elsewhere_is_left_alone(
 ) -> None:
     commit = hub.add_model(REPO, two_shards())
     assert cli("pull", REPO, ACCEPT).code == 0
-    mine = home / "mine"
+    mine = blobs(home).parent / "other" / "mine"  # where its links still lead to the blobs
+    mine.parent.mkdir()
     snapshot(home, commit).rename(mine)
     (mine / "thesis.txt").write_text("precious")
     snapshot(home, commit).symlink_to(mine)

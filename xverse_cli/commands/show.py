@@ -131,7 +131,7 @@ def _licence_lines(portrait: "Portrait") -> Iterator[str]:
         yield text("show.licence_files", names=portrait.licence_files)
     yield text("pull.licence", licence=text("pull.licence_untold"))
     if portrait.accepted:
-        yield text("pull.licence_accepted", when=portrait.accepted)
+        yield text("show.licence_accepted", when=portrait.accepted)
 
 
 def _count(number: int) -> str:

@@ -141,6 +141,7 @@ TEXTS: dict[str, str] = {
     "show.absent": "not there",
     "show.store": "Converted to {precision}: {path}",
     "show.licence_files": "Licence files: {names}",
+    "show.licence_accepted": "You accepted it on {when}.",
     "show.licence_demo": "The demo is part of the program and under its licence (Apache-2.0).",
     "help.rm": "Delete a model, after saying what goes and asking.",
     "help.rm_model": "A Hub id (owner/name or owner/name@revision), or the path of a store that"
@@ -180,7 +181,7 @@ TEXTS: dict[str, str] = {
     " research, free for commercial use on application to opensource@xverse.cn. The models may say"
     " things that are wrong, biased or offensive; the vendor takes no responsibility for misuse.",
     "pull.licence_untold": "not told by the source",
-    "pull.licence_accepted": "You accepted it: {when}.",
+    "pull.licence_accepted": "Licence of the weights: {licence}; you accepted it on {when}.",
     "pull.licence_question": "Do you accept the licence? [y/N]",
     "fit.machine": "This machine: {memory_bytes} memory, {gpu}. Needed with a context of {context}"
     " tokens:",

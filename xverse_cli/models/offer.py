@@ -61,7 +61,7 @@ def _offer(missing: ModelNotFoundError, settings: Settings, host: Host) -> None:
     answer = streams.ask(text(key, fetch_bytes=plan.fetch_bytes, precision=smaller))
     if answer[:1] not in ("y", "s") or (answer[:1] == "s" and not smaller):
         raise missing
-    wanted = replace(wish, dry_run=False)
+    wanted = replace(wish, dry_run=False, told=True)
     if answer[:1] == "s":
         wanted = replace(wanted, precision=smaller, delete_source=True)
     pull_model(wanted, host)

@@ -41,9 +41,11 @@ def plan_lines(plan: PullPlan) -> Iterator[str]:
         yield text("pull.plan_store")
     if plan.fit is not None:
         yield from fit_lines(plan.fit)
-    yield text("pull.licence", licence=model.licence or text("pull.licence_untold"))
-    if plan.accepted is not None:
-        yield text("pull.licence_accepted", when=plan.accepted)
+    licence = model.licence or text("pull.licence_untold")
+    if plan.accepted is None:
+        yield text("pull.licence", licence=licence)
+    else:
+        yield text("pull.licence_accepted", licence=licence, when=plan.accepted)
 
 
 def fit_lines(fit: MachineFit) -> Iterator[str]:

@@ -51,9 +51,9 @@ def _who_has(folder: HubFolder, commit: str, host: Host) -> tuple[PullWish, dict
         ModelNotFoundError: nobody has it.
     """
     branches = [name for name, one in folder.branches().items() if one == commit]
-    wishes = [PullWish(f"{folder.repo}@{commit}", ask_licence=False)]
+    wishes = [PullWish(f"{folder.repo}@{commit}", ask_licence=False, told=True)]
     wishes += [
-        PullWish(f"{folder.repo}@{name}", source="modelscope", ask_licence=False)
+        PullWish(f"{folder.repo}@{name}", source="modelscope", ask_licence=False, told=True)
         for name in branches
     ]
     errors = []

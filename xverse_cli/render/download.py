@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Protocol
 
-from xverse_cli.messages import text
+from xverse_cli.messages import size, text
 from xverse_cli.streams import Streams
 
 LINE_EVERY_S = 15.0
@@ -130,22 +130,32 @@ def _bars(streams: Streams) -> Any:
         BarColumn,
         DownloadColumn,
         Progress,
+        ProgressColumn,
+        Task,
         TextColumn,
         TimeRemainingColumn,
-        TransferSpeedColumn,
     )
+    from rich.table import Column
+    from rich.text import Text
+
+    class RateColumn(ProgressColumn):
+        """Bytes per second in the units of the sizes beside it."""
+
+        def render(self, task: Task) -> Text:
+            rate = task.finished_speed or task.speed
+            return Text("" if rate is None else f"{size(rate)}/s", no_wrap=True)
 
     console = Console(file=streams.stderr, markup=False, emoji=False, highlight=False)
     if console.is_dumb_terminal:
         return None
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=None if console.width < 80 else 30),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
+    columns = (  # on a narrow terminal the bar gives way first, and no line is broken
+        TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
+        BarColumn(bar_width=None, table_column=Column(ratio=1)),
+        DownloadColumn(binary_units=True, table_column=Column(no_wrap=True)),
+        RateColumn(table_column=Column(no_wrap=True)),
+        TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
     )
-    return Progress(*columns, console=console, transient=True, refresh_per_second=5)
+    return Progress(*columns, console=console, transient=True, refresh_per_second=5, expand=True)
 
 
 def _line(statuses: list[FileStatus], done: int, total: int, rate: float | None) -> str:
