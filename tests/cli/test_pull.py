@@ -487,3 +487,22 @@ def test_the_fit_is_the_same_in_a_process_of_its_own(
     assert machine_fit_apart(config, 100) == here
     assert machine_fit_apart(b"{}", None) is None
     assert machine_fit_apart(b"no JSON", None) is None
+
+
+def test_an_endpoint_without_its_scheme(
+    cli: Cli, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "hf-mirror.com")
+    result = cli("pull", REPO, ACCEPT)
+    assert (result.code, "HF_ENDPOINT=https://hf-mirror.com" in result.stderr) == (2, True)
+
+
+def test_a_repair_without_a_network_changes_nothing(cli: Cli, hub: HubServer, home: Path) -> None:
+    commit = hub.add_model(REPO, two_shards())
+    assert cli("pull", REPO, ACCEPT).code == 0
+    blob = (snapshot(home, commit) / "tokenizer.json").resolve()
+    blob.write_bytes(b"[]")
+    hub.faults.down = ("hub", "cdn", "modelscope")
+    result = cli("verify", REPO, "--repair")
+    assert (result.code, "cannot be reached" in result.stderr) == (3, True)
+    assert blob.read_bytes() == b"[]"

@@ -140,4 +140,4 @@ def test_repair_makes_a_store_again(cli: Cli, golden: Path) -> None:
     shutil.rmtree(folder.root)
     result = cli("verify", REPO, "--repair")
     assert result.code == 4
-    assert "convert it again" in result.stderr
+    assert "make it again" in result.stderr

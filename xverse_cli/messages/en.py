@@ -202,8 +202,9 @@ TEXTS: dict[str, str] = {
     "pull.bar_checking": "{name} (checking)",
     "pull.line": "{done_bytes} of {total_bytes} ({percent} %), {rate_bytes}/s, {left} left,"
     " {files} files done",
-    "pull.done": "Fetched and checked: {model} ({size_bytes}) in {path}",
-    "pull.up_to_date": "Everything is here and up to date: {model} ({size_bytes}) in {path}",
+    "pull.done": "Fetched and checked: {model} ({size_bytes}). Talk to it: xverse chat -m {model}",
+    "pull.up_to_date": "Everything is here and up to date: {model} ({size_bytes}). Its bytes were"
+    " checked when they came; to check them now: xverse verify {model}",
     "pull.store_there": "Converted already: {path}",
     "pull.kept": "Nobody can be reached ({detail}); the model is here: {path}",
     "pull.waiting": "Another process is fetching {model}; waiting for it.",

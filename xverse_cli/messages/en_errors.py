@@ -9,8 +9,15 @@ _GET = (
     "  (from a mirror: HF_ENDPOINT=https://MIRROR xverse pull {model})\n"
     "Or try the built-in demo: xverse chat --model demo"
 )
-_AGAIN = "The file is damaged or its download was cut short: download the model again."
-_CONVERT = "Remove the converted model, then convert it again."
+_AGAIN = (
+    "The file is damaged or its download was cut short. Of a model from the Hub, fetch what is"
+    " broken again: xverse verify MODEL --repair"
+)
+_CONVERT = (
+    "Remove the converted model, then make it again: xverse rm MODEL --precision P, then xverse"
+    " convert MODEL --precision P; or, without its source, xverse pull MODEL --precision P"
+    " --delete-source. xverse list names both."
+)
 _HELP = "The options: {command} --help"
 
 # Error code: (message, hint). The hint says what to do next; it may be empty.
@@ -141,6 +148,10 @@ ERRORS: dict[str, tuple[str, str]] = {
         "--delete-source has no meaning without --precision: nothing would be left.",
         "Say what to convert to, for example: --precision int4",
     ),
+    "pull.endpoint": (
+        "HF_ENDPOINT is {endpoint}, which is no address.",
+        "Write it with its scheme: HF_ENDPOINT=https://{endpoint}",
+    ),
     "pull.offline": (
         "{model} is not on this machine, and HF_HUB_OFFLINE forbids to fetch it.",
         "Unset HF_HUB_OFFLINE. Or try the built-in demo: xverse chat --model demo",
@@ -209,8 +220,9 @@ ERRORS: dict[str, tuple[str, str]] = {
     "pull.too_large": ("{name} has {size_bytes}, which is too much for what it is.", ""),
     "pull.disk_full": (
         "Not enough space in {path}: {needed_bytes} needed, {free_bytes} free.",
-        "Make room (xverse list, xverse rm), or put the cache elsewhere with HF_HOME."
-        " --precision int4 --delete-source needs the least.",
+        "Make room (xverse list, xverse rm), or put the cache elsewhere with HF_HOME (stores:"
+        " XDG_DATA_HOME), then start the same command again: what has come is kept. For a large"
+        " model, --precision int4 --delete-source needs the least.",
     ),
     "pull.not_writable": (
         "{path} cannot be written: {detail}.",

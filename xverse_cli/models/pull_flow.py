@@ -46,6 +46,7 @@ class PullWish:
     delete_source: bool = False
     accept_licence: bool = False
     ask_licence: bool = True
+    must_reach: bool = False  # what is on this machine does not do
     told: bool = False  # the plan has been shown already
     dry_run: bool = False
 
@@ -97,6 +98,8 @@ def pull_model(wish: PullWish, host: Host) -> Pulled:
     try:
         route = Route(sources, repo, revision, watcher.note)
     except UnreachableError as error:
+        if wish.must_reach:
+            raise
         return _without_network(wish, error, host)
     job = Pull(route, wish.jobs, pull.PATIENCE, watcher)
     job.go_on_where_it_began()
@@ -131,7 +134,7 @@ def _carry_out(wish: PullWish, job: Pull, plan: PullPlan, watcher: HostWatcher, 
         host.streams.say(text("pull.resume", command=_command(wish)))
         raise
     key = "pull.done" if plan.missing else "pull.up_to_date"
-    host.streams.say(text(key, model=wish.model, size_bytes=plan.total_bytes, path=path))
+    host.streams.say(text(key, model=wish.model, size_bytes=plan.total_bytes))
     return _convert(wish, plan.conversion, host) if plan.conversion else path
 
 

@@ -86,6 +86,7 @@ class PullPlan:
         for place, needed in by_disk.values():
             free = free_bytes(place)
             if needed and needed + SPARE_BYTES > free:
+                needed += SPARE_BYTES
                 raise ResourceError(
                     "pull.disk_full", path=str(place), needed_bytes=needed, free_bytes=free
                 )

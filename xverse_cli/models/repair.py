@@ -56,10 +56,10 @@ def _who_has(folder: HubFolder, commit: str, host: Host) -> tuple[PullWish, dict
         PullWish(f"{folder.repo}@{name}", source="modelscope", ask_licence=False, told=True)
         for name in branches
     ]
-    errors = []
+    errors: list[ModelNotFoundError] = []
     for wish in wishes:
         try:
-            plan = pull_model(replace(wish, dry_run=True), host).plan
+            plan = pull_model(replace(wish, dry_run=True, must_reach=True), host).plan
         except ModelNotFoundError as error:
             errors.append(error)
             continue

@@ -22,7 +22,7 @@ from xverse_cli.models.download.remote import (
     unreachable,
 )
 from xverse_cli.models.download.transfer import Patience
-from xverse_runtime.errors import ModelNotFoundError, XverseError
+from xverse_runtime.errors import ModelNotFoundError, UsageError, XverseError
 
 LONG_WAIT_S = 10
 TRIES = 3  # for what is known about a model; files get more patience
@@ -46,6 +46,8 @@ class HuggingFace:
         """See `Source`."""
         from huggingface_hub import HfApi
 
+        if "://" not in self.endpoint:
+            raise UsageError("pull.endpoint", endpoint=self.endpoint)
         api = HfApi(endpoint=self.endpoint, library_name="xverse")
         info = self._patiently(
             lambda: api.model_info(
