@@ -6,7 +6,7 @@ import os
 
 from xverse_cli.main import main
 from xverse_cli.models import pull
-from xverse_cli.models.download.transfer import Patience
+from xverse_cli.models.download.patience import Patience
 
 # Linux doubles what is asked for: 256 KB in effect.
 pull.PATIENCE = Patience(tries=4, first_wait_s=0.02, longest_wait_s=0.1, receive_buffer=2**17)

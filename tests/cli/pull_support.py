@@ -12,7 +12,7 @@ import pytest
 from tests.hub_server import HubServer
 from xverse_cli.models import pull
 from xverse_cli.models.download import parts
-from xverse_cli.models.download.transfer import Patience
+from xverse_cli.models.download.patience import Patience
 
 REPO = "xverse/XVERSE-Test-Chat"
 PART = 2**16
@@ -53,6 +53,13 @@ def two_shards(size: int = 10 * PART + 123) -> dict[str, bytes]:
         names[0]: noise(size, 1),
         names[1]: noise(size // 2, 2),
     }
+
+
+@pytest.fixture
+def golden_files(golden: Path) -> dict[str, bytes]:
+    """A checkpoint in two shards that can be run."""
+    files = contents(golden / "moe-bin")
+    return {name: data for name, data in files.items() if not name.startswith("expected")}
 
 
 def snapshot(home: Path, commit: str, repo: str = REPO) -> Path:

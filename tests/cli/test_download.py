@@ -17,7 +17,7 @@ from tests.hub_server import HubServer
 from xverse_cli.models.download import partial_file, parts
 from xverse_cli.models.download.http import proxy_for, retry_after
 from xverse_cli.models.download.parts import PartTable, Pinned, read_progress
-from xverse_cli.models.download.transfer import Patience
+from xverse_cli.models.download.patience import Patience
 from xverse_cli.render.download import DownloadDisplay, Rate, duration
 from xverse_cli.streams import QUIET, Streams
 

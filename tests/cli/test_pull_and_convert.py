@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from pathlib import Path
 
-import pytest
-
 from tests.cli.conftest import Cli
-from tests.cli.pull_support import REPO, contents, hub, snapshot
+from tests.cli.pull_support import REPO, contents, golden_files, hub, snapshot
 from tests.hub_server import HubServer
 from xverse_cli.models.stores import stores_dir
 from xverse_runtime.store.convert import convert_checkpoint
 from xverse_runtime.store.precision import PRESETS
 
-__all__ = ["hub"]
+__all__ = ["golden_files", "hub"]
 ACCEPT = "--accept-license"
-
-
-@pytest.fixture
-def golden_files(golden: Path) -> dict[str, bytes]:
-    """A checkpoint in two shards."""
-    files = contents(golden / "moe-bin")
-    return {name: data for name, data in files.items() if not name.startswith("expected")}
 
 
 def test_pull_and_convert(
@@ -38,33 +31,50 @@ def test_pull_and_convert(
     assert (again.code, "Converted already" in again.stderr) == (0, True)
 
 
-def test_packed_as_it_comes(
-    cli: Cli, hub: HubServer, home: Path, tmp_path: Path, golden_files: dict[str, bytes]
-) -> None:
-    commit = hub.add_model(REPO, golden_files)
-    sizes: list[int] = []
+def test_packed_as_it_comes(cli: Cli, hub: HubServer, home: Path, tmp_path: Path) -> None:
+    from tests.runtime.test_store_streaming import publish
+
+    publish("moe-bin", tmp_path / "published", "bin", 6)
+    files = contents(tmp_path / "published")
+    commit = hub.add_model(REPO, files)
+    folder = snapshot(home, commit).parents[1]
+    on_disk: list[int] = []
     original = hub.count
 
     def count(served: int) -> None:
         original(served)
-        blobs = home / "hub" / f"models--{REPO.replace('/', '--')}"
-        sizes.append(sum(one.stat().st_blocks * 512 for one in blobs.rglob("*") if one.is_file()))
+        on_disk.append(occupied(folder) + occupied(stores_dir()))
 
     hub.count = count  # type: ignore[method-assign]
     result = cli("pull", REPO, ACCEPT, "--precision", "int4", "--delete-source")
     assert result.code == 0, result.stderr
     store = stores_dir() / "xverse--XVERSE-Test-Chat-int4"
-    left = contents(snapshot(home, commit))
-    assert set(left) == {one for one in golden_files if "pytorch_model" not in one}
-    blobs = snapshot(home, commit).parents[1] / "blobs"
-    assert not any(len(one.name) == 64 for one in blobs.iterdir())
+    assert set(contents(snapshot(home, commit))) == {
+        one for one in files if "pytorch_model" not in one
+    }
+    assert not any(len(one.name) == 64 for one in (folder / "blobs").iterdir())
+    shards = sorted(len(data) for name, data in files.items() if name.endswith(".bin"))
+    small = sum(map(len, files.values())) - sum(shards)
+    assert len(on_disk) > 50
+    assert max(on_disk) <= occupied(store) + sum(shards[-2:]) + small + 2**17  # whole blocks
+    assert max(on_disk) < sum(shards)
 
     whole = tmp_path / "models--xverse--XVERSE-Test-Chat" / "snapshots" / commit
     whole.mkdir(parents=True)
-    for name, data in golden_files.items():
+    for name, data in files.items():
         (whole / name).write_bytes(data)
     convert_checkpoint(whole, tmp_path / "same", PRESETS["int4"], source_name=REPO)
     assert contents(store) == contents(tmp_path / "same")
+
+
+def occupied(folder: Path) -> int:
+    """Bytes of disk under a folder, while others write and delete there."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += os.lstat(os.path.join(place, name)).st_blocks * 512
+    return total
 
 
 def test_packing_goes_on_after_an_interruption(
@@ -113,8 +123,6 @@ def test_a_store_that_somebody_published(
 def test_what_was_pulled_runs_without_a_network(
     hub: HubServer, cli: Cli, golden: Path, golden_files: dict[str, bytes]
 ) -> None:
-    import os
-
     from tests.cli.conftest import memory_stream, written
     from xverse_cli.app import run
     from xverse_cli.host import Host

@@ -11,7 +11,17 @@ from typing import Any
 import pytest
 
 from tests.cli.conftest import Cli
-from tests.cli.pull_support import CONFIG, PART, REPO, contents, hub, noise, snapshot, two_shards
+from tests.cli.pull_support import (
+    CONFIG,
+    PART,
+    REPO,
+    contents,
+    golden_files,
+    hub,
+    noise,
+    snapshot,
+    two_shards,
+)
 from tests.hub_server import HubServer, _Handler
 from xverse_cli.models import licence
 from xverse_cli.models.download.http import Body
@@ -20,7 +30,7 @@ from xverse_cli.models.download.parts import Pinned
 from xverse_cli.models.download.remote import RemoteFile, read_commit, read_file
 from xverse_cli.models.hub_folder import HubFolder
 
-__all__ = ["hub"]
+__all__ = ["golden_files", "hub"]
 ACCEPT = "--accept-license"
 FIRST = "pytorch_model-00001-of-00002.bin"
 
@@ -219,13 +229,9 @@ def test_a_disk_that_fails_while_syncing_is_an_error(
 
 
 def test_blobs_of_others_are_checked_before_they_are_packed_and_deleted(
-    cli: Cli, hub: HubServer, home: Path, golden: Path
+    cli: Cli, hub: HubServer, home: Path, golden_files: dict[str, bytes]
 ) -> None:
-    files = {
-        name: data
-        for name, data in contents(golden / "moe-bin").items()
-        if not name.startswith("expected")
-    }
+    files = golden_files
     commit = hub.add_model(REPO, files)
     assert cli("pull", REPO, ACCEPT).code == 0
     blob = (snapshot(home, commit) / FIRST).resolve()
@@ -240,13 +246,9 @@ def test_blobs_of_others_are_checked_before_they_are_packed_and_deleted(
 
 
 def test_a_blob_that_another_revision_has_in_a_folder_stays(
-    cli: Cli, hub: HubServer, home: Path, golden: Path
+    cli: Cli, hub: HubServer, home: Path, golden_files: dict[str, bytes]
 ) -> None:
-    files = {
-        name: data
-        for name, data in contents(golden / "moe-bin").items()
-        if not name.startswith("expected")
-    }
+    files = golden_files
     commit = hub.add_model(REPO, files)
     assert cli("pull", REPO, ACCEPT).code == 0
     blob = (snapshot(home, commit) / FIRST).resolve()
@@ -258,13 +260,9 @@ def test_a_blob_that_another_revision_has_in_a_folder_stays(
 
 
 def test_a_store_that_is_there_lets_its_source_go(
-    cli: Cli, hub: HubServer, home: Path, golden: Path
+    cli: Cli, hub: HubServer, home: Path, golden_files: dict[str, bytes]
 ) -> None:
-    files = {
-        name: data
-        for name, data in contents(golden / "moe-bin").items()
-        if not name.startswith("expected")
-    }
+    files = golden_files
     commit = hub.add_model(REPO, files)
     assert cli("pull", REPO, ACCEPT, "--precision", "int8").code == 0
     assert (snapshot(home, commit) / FIRST).exists()
@@ -273,13 +271,9 @@ def test_a_store_that_is_there_lets_its_source_go(
 
 
 def test_without_a_network_a_store_is_made_of_what_is_there(
-    cli: Cli, hub: HubServer, golden: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, hub: HubServer, golden_files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = {
-        name: data
-        for name, data in contents(golden / "moe-bin").items()
-        if not name.startswith("expected")
-    }
+    files = golden_files
     hub.add_model(REPO, files)
     assert cli("pull", REPO, ACCEPT).code == 0
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -415,3 +409,26 @@ def test_a_snapshot_that_leads_elsewhere_is_left_alone(
     assert cli("rm", REPO, "--yes").code == 0
     assert (mine / "thesis.txt").read_text() == "precious"
     assert not os.path.lexists(snapshot(home, commit))
+
+
+def test_a_broken_file_that_no_model_needs_goes(cli: Cli, hub: HubServer, home: Path) -> None:
+    from huggingface_hub import constants, hf_hub_download
+
+    commit = hub.add_model(REPO, {**two_shards(), "README.md": b"# card"})
+    assert cli("pull", REPO, ACCEPT).code == 0
+    hf_hub_download(REPO, "README.md", cache_dir=constants.HF_HUB_CACHE, endpoint=hub.url)
+    (snapshot(home, commit) / "README.md").resolve().write_bytes(b"# carx")
+    assert cli("verify", REPO).code == 4
+    result = cli("verify", REPO, "--repair")
+    assert result.code == 0, result.stderr
+    assert set(contents(snapshot(home, commit))) == set(two_shards())
+
+
+def test_a_half_file_that_becomes_shorter_is_an_error(tmp_path: Path, hub: HubServer) -> None:
+    data = noise(PART)
+    file = partial(tmp_path, data)
+    file.receive(file.table.parts[0], body(data, 0))
+    os.truncate(next(tmp_path.glob("*.part")), 0)
+    with pytest.raises(OSError, match="shorter"):
+        finished(file)
+    file.close()

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.pull_support import REPO, contents, noise, snapshot, two_shards
+from tests.cli.pull_support import REPO, contents, golden_files, noise, snapshot, two_shards
 from tests.hub_server import HubServer
 
+__all__ = ["golden_files"]
 MAIN = Path(__file__).with_name("pull_main.py")
 MIB = 2**20
 # What may be on its way when a process is killed: both sockets' buffers, and what was just read.
@@ -172,16 +173,12 @@ def test_the_waiting_one_goes_on_where_the_other_was_killed(
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_packing_as_it_comes_survives_kills(
-    hub: HubServer, start: Start, home: Path, golden: Path, tmp_path: Path
+    hub: HubServer, start: Start, home: Path, golden_files: dict[str, bytes], tmp_path: Path
 ) -> None:
     from xverse_runtime.store.convert import convert_checkpoint
     from xverse_runtime.store.precision import PRESETS
 
-    files = {
-        name: data
-        for name, data in contents(golden / "moe-bin").items()
-        if not name.startswith("expected")
-    }
+    files = golden_files
     commit = hub.add_model(REPO, files)
     hub.faults.rate = 2 * MIB
     command = ("pull", REPO, "--accept-license", "--precision", "int4", "--delete-source")

@@ -139,9 +139,3 @@ class HubFolder:
     def drop_unfinished(self, digest: str) -> None:
         for suffix in (TABLE_SUFFIX, DATA_SUFFIX):
             (self.work / (digest + suffix)).unlink(missing_ok=True)
-
-    def blob_users(self, digest: str) -> list[Path]:
-        """Names in all snapshots that link to a blob."""
-        blob = (self.blobs / digest).resolve()
-        names = (path for commit in self.commits() for path in self.snapshot(commit).rglob("*"))
-        return [path for path in names if path.is_symlink() and path.resolve() == blob]

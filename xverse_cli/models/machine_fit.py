@@ -9,9 +9,9 @@ import sys
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 
+from xverse_cli.models.stores import PRECISIONS
 from xverse_runtime.errors import UsageError, XverseError
 
-PRECISIONS = ("bf16", "int8", "int4")
 LOOK_S = 120
 # Python would look for modules in the current folder first; nothing there is to be run.
 _APART = (
@@ -61,6 +61,8 @@ def machine_fit(config_json: bytes, context: int | None) -> MachineFit | None:
         config_json: the file's bytes.
         context: tokens; ``None`` is what the model was trained with.
     """
+    import torch
+
     from xverse_runtime.config import ModelConfig
     from xverse_runtime.kv_cache import KVPool
 
@@ -76,8 +78,6 @@ def machine_fit(config_json: bytes, context: int | None) -> MachineFit | None:
         weights = store_bytes(config_json, precision)
         if weights is None:
             continue
-        import torch
-
         cache = KVPool.bytes_needed(config, tokens, torch.bfloat16)
         needed = weights + cache + WORK_BYTES
         fits_gpu = None if gpu_bytes is None else needed <= gpu_bytes

@@ -14,8 +14,9 @@ from filelock import FileLock, Timeout
 from xverse_cli.models import licence
 from xverse_cli.models.download.partial_file import PartialFile
 from xverse_cli.models.download.parts import Pinned
+from xverse_cli.models.download.patience import Patience
 from xverse_cli.models.download.remote import RemoteFile, RemoteModel
-from xverse_cli.models.download.transfer import Note, Patience, Status, Transfer
+from xverse_cli.models.download.transfer import Note, Status, Transfer
 from xverse_cli.models.hub_folder import HubFolder
 from xverse_cli.models.machine_fit import machine_fit_apart
 from xverse_cli.models.pull_plan import Conversion, PullPlan
@@ -151,7 +152,6 @@ class Pull:
             self.model.repo,
             self.model.commit,
             self.route.source.name,
-            file.digest,
         )
         return PartialFile(file, self.folder.blobs / file.digest, self.folder.work, pinned)
 

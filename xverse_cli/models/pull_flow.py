@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from xverse_cli.host import Host
 from xverse_cli.messages import text
@@ -27,9 +26,6 @@ from xverse_cli.models.stores import find_store, store_path
 from xverse_cli.models.watching import HostWatcher
 from xverse_runtime.durable import NO_SPACE, NOT_WRITABLE
 from xverse_runtime.errors import ModelNotFoundError, ResourceError, UsageError
-
-if TYPE_CHECKING:
-    pass
 
 MAIN = "main"
 

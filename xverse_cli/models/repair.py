@@ -16,7 +16,8 @@ from xverse_runtime.errors import IntegrityError, ModelNotFoundError
 def refetch(snapshot: Path, names: Sequence[str], host: Host) -> None:
     """Delete these files of a revision in the Hub's cache, and pull that revision.
 
-    Branches stay where they are: a commit is pulled, which is the name of itself.
+    Branches stay where they are: a commit is pulled, which is the name of itself. Of files that no
+    model needs, which other tools fetch too, the broken ones are gone then.
 
     Raises:
         ModelNotFoundError: ``pull.offline``, before anything is deleted; and what `pull_model`
@@ -64,7 +65,7 @@ def _who_has(folder: HubFolder, commit: str, host: Host) -> tuple[PullWish, dict
             errors.append(error)
             continue
         if plan is not None and plan.model.commit == commit:
-            return wish, {file.name: file.digest for file in plan.files}
+            return wish, {file.name: file.digest for file in plan.model.files}
     raise (
         errors[0]
         if errors

@@ -7,6 +7,7 @@ from threading import Lock
 
 from xverse_cli.models.download.huggingface import HuggingFace
 from xverse_cli.models.download.modelscope import ModelScope
+from xverse_cli.models.download.patience import Patience
 from xverse_cli.models.download.remote import (
     Location,
     RemoteFile,
@@ -14,11 +15,9 @@ from xverse_cli.models.download.remote import (
     Source,
     UnreachableError,
 )
-from xverse_cli.models.download.transfer import Note, Patience
+from xverse_cli.models.download.transfer import Note
 from xverse_cli.settings import modelscope_endpoint
 from xverse_runtime.errors import ModelNotFoundError, XverseError
-
-SOURCES = ("auto", "huggingface", "modelscope")
 
 
 def chosen_sources(wish: str, environ: Mapping[str, str], patience: Patience) -> list[Source]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import cast
 
 from xverse_cli.host import Host
 from xverse_cli.messages import text
 from xverse_cli.models.download.transfer import Note, Status
-from xverse_cli.render.download import DownloadDisplay, FileStatus
+from xverse_cli.render.download import DownloadDisplay
 
 
 class HostWatcher:
@@ -27,7 +26,7 @@ class HostWatcher:
 
     def show(self, statuses: list[Status]) -> None:
         if self._display is not None:
-            self._display.show(cast("list[FileStatus]", statuses))
+            self._display.show(statuses)
 
     def note(self, note: Note) -> None:
         line = text(note.key, **note.facts)

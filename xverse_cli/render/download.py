@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -90,7 +90,7 @@ class DownloadDisplay:
         else:
             self._streams.warn(line)
 
-    def show(self, statuses: list[FileStatus]) -> None:
+    def show(self, statuses: Sequence[FileStatus]) -> None:
         done = sum(status.done for status in statuses)
         total = sum(status.size for status in statuses)
         rate = self._rate.add(done)
@@ -100,7 +100,7 @@ class DownloadDisplay:
             self._next_line = self._clock() + LINE_EVERY_S
             self._streams.say(_line(statuses, done, total, rate))
 
-    def _show_bars(self, statuses: list[FileStatus], done: int, total: int) -> None:
+    def _show_bars(self, statuses: Sequence[FileStatus], done: int, total: int) -> None:
         bars = self._bars
         if self._total is None:
             self._total = bars.add_task(text("pull.bar_total"), total=total, completed=done)
@@ -158,7 +158,7 @@ def _bars(streams: Streams) -> Any:
     return Progress(*columns, console=console, transient=True, refresh_per_second=5, expand=True)
 
 
-def _line(statuses: list[FileStatus], done: int, total: int, rate: float | None) -> str:
+def _line(statuses: Sequence[FileStatus], done: int, total: int, rate: float | None) -> str:
     """One line for logs: what is there of all, how fast, how long still."""
     left = "?" if not rate else duration((total - done) / rate)
     finished = sum(status.hashed == status.size for status in statuses)

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from xverse_cli.models.download.http import retry_after
+from xverse_cli.models.download.patience import Patience
 from xverse_cli.models.download.remote import (
     Location,
     RemoteFile,
@@ -21,7 +22,6 @@ from xverse_cli.models.download.remote import (
     refused,
     unreachable,
 )
-from xverse_cli.models.download.transfer import Patience
 from xverse_runtime.errors import ModelNotFoundError, UsageError, XverseError
 
 LONG_WAIT_S = 10

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from xverse_cli.models.download.http import Connections, StatusError, TransientError
+from xverse_cli.models.download.patience import Patience
 from xverse_cli.models.download.remote import (
     Location,
     RemoteFile,
@@ -25,7 +26,6 @@ from xverse_cli.models.download.remote import (
     refused,
     unreachable,
 )
-from xverse_cli.models.download.transfer import Patience
 
 TRIES = 3
 MOST_BYTES = 2**25  # of an answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from threading import Condition, Lock
@@ -52,7 +53,6 @@ class PartialFile:
         self.table = PartTable.open(self._table_path, self._pinned, size)
         os.ftruncate(self._file, self.file.size)
         self._is_open = True
-        self.resumed_bytes = self.table.done_bytes
         self.hashed_bytes = 0
         self.unclaimed = [part for part in self.table.parts if self._missing(part)]
 
@@ -124,6 +124,8 @@ class PartialFile:
         if ready <= 0:
             return False
         piece = _read_at(self._file, min(ready, HASH_BYTES), self.hashed_bytes)
+        if not piece:
+            raise OSError(errno.EIO, "it has become shorter", str(self._data))
         digest.update(piece)
         self.hashed_bytes += len(piece)
         return True

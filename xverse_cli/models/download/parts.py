@@ -28,7 +28,8 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class Pinned:
-    """What a half-fetched file is half of. ``digest`` decides; the rest is for people."""
+    """What a half-fetched file is half of. ``digest`` decides, which is the ETag that the Hub gives
+    a file; the rest is for people."""
 
     digest: str
     size: int
@@ -36,7 +37,6 @@ class Pinned:
     repo: str
     commit: str
     source: str
-    etag: str = ""
 
 
 @dataclass(frozen=True)

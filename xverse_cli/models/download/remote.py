@@ -116,9 +116,6 @@ class RemoteModel:
     files: tuple[RemoteFile, ...]
     licence: str | None = None
 
-    def file(self, name: str) -> RemoteFile | None:
-        return next((file for file in self.files if file.name == name), None)
-
 
 @dataclass(frozen=True)
 class Location:

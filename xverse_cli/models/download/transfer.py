@@ -3,18 +3,17 @@ durable what has come, and the caller's thread shows how far it is."""
 
 from __future__ import annotations
 
-import random
 import re
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
-from xverse_cli.models.download.http import Body, Connections, StatusError, TransientError, origin
+from xverse_cli.models.download.http import Body, StatusError, TransientError, origin
 from xverse_cli.models.download.partial_file import PartialFile
 from xverse_cli.models.download.parts import Part
+from xverse_cli.models.download.patience import Patience
 from xverse_cli.models.download.remote import Location, RemoteFile, refused, unreachable
 from xverse_runtime.errors import IntegrityError
 
@@ -27,35 +26,6 @@ _MOVED = (401, 403, 404, 410)  # what a signed address answers when its time is 
 
 
 @dataclass(frozen=True)
-class Patience:
-    """How long to put up with a bad line.
-
-    Args:
-        tries: attempts in a row that bring no byte before a source is given up.
-        first_wait_s, longest_wait_s: between attempts, doubled each time.
-        connect_s, stall_s: see `Connections`.
-        receive_buffer: see `Connections`.
-    """
-
-    tries: int = 8
-    first_wait_s: float = 1.0
-    longest_wait_s: float = 60.0
-    connect_s: float = 15.0
-    stall_s: float = 30.0
-    receive_buffer: int | None = None
-
-    def wait(self, failures: int, asked: float | None) -> float:
-        """Seconds before the next attempt; what a server asks for goes before our own idea."""
-        if asked is not None:
-            return min(asked, 10 * self.longest_wait_s)
-        longest: float = min(self.first_wait_s * 2.0 ** (failures - 1), self.longest_wait_s)
-        return longest * random.uniform(0.75, 1.0)
-
-    def connections(self) -> Connections:
-        return Connections(self.connect_s, self.stall_s, self.receive_buffer)
-
-
-@dataclass(frozen=True)
 class Note:
     """Something that happened: a key of the catalogue and its facts."""
 
@@ -65,11 +35,10 @@ class Note:
 
 @dataclass(frozen=True)
 class Status:
-    """How far one file is: bytes that are there, of them from before, and bytes hashed."""
+    """How far one file is: bytes that are there, and bytes hashed."""
 
     file: RemoteFile
     done: int
-    resumed: int
     hashed: int
 
     @property
@@ -271,14 +240,13 @@ class Transfer:
         if not lock.acquire(blocking=False):
             with lock:  # another one is at it; what it leaves undone is asked for again
                 return
-        with suppress(RuntimeError):
-            try:
-                if not file.whole_told:
-                    file.whole_told = True
-                    self._tell("pull.no_ranges", name=file.file.name)
-                file.receive_all(body)
-            finally:
-                lock.release()
+        try:
+            if not file.whole_told:
+                file.whole_told = True
+                self._tell("pull.no_ranges", name=file.file.name)
+            file.receive_all(body)
+        finally:
+            lock.release()
 
     def _next_source(self, file: PartialFile, failed: int, reason: str, reached: bool) -> None:
         """Go on from another source that has the same bytes.
@@ -336,8 +304,8 @@ class Transfer:
 def _status(file: PartialFile) -> Status:
     size = file.file.size
     if file.finished:
-        return Status(file.file, size, file.resumed_bytes, size)
-    return Status(file.file, file.done_bytes, file.resumed_bytes, file.hashed_bytes)
+        return Status(file.file, size, size)
+    return Status(file.file, file.done_bytes, file.hashed_bytes)
 
 
 def _check_same(file: RemoteFile, body: Body) -> None:
