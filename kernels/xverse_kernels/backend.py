@@ -22,7 +22,7 @@ from xverse_kernels.types import (
     TokenChoice,
 )
 
-NAMES = ("reference", "triton")
+NAMES = ("reference", "triton", "cpu")
 
 
 class BackendUnavailableError(RuntimeError):
@@ -42,6 +42,11 @@ class KernelBackend(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def exact_splits(self) -> bool:
+        """Whether what a token gets is the same to the last bit however tokens are split into
+        calls."""
 
     def linear(
         self,
@@ -143,19 +148,43 @@ def select_backend(requested: str, device: torch.device) -> KernelBackend:
     Raises:
         BackendUnavailableError: no such backend, or it cannot run on this device.
     """
-    from xverse_kernels.reference_backend import ReferenceBackend
-
     if requested not in ("auto", *NAMES):
         choices = ", ".join(("auto", *NAMES))
         raise BackendUnavailableError(requested, f"no such backend; there is: {choices}")
-    if requested == "reference" or (requested == "auto" and why_not_triton(device) is not None):
-        return ReferenceBackend()
-    reason = why_not_triton(device)
-    if reason is not None:
-        raise BackendUnavailableError(requested, reason)
-    from xverse_kernels.triton.backend import TritonBackend
+    reasons = {"triton": why_not_triton, "cpu": why_not_cpu}
+    for name, why_not in reasons.items():
+        if requested not in ("auto", name):
+            continue
+        reason = why_not(device)
+        if reason is None:
+            return _make(name, device)
+        if requested == name:
+            raise BackendUnavailableError(requested, reason)
+    return _make("reference", device)
 
-    return TritonBackend(device)
+
+def _make(name: str, device: torch.device) -> KernelBackend:
+    """Only what is chosen is imported."""
+    if name == "triton":
+        from xverse_kernels.triton.backend import TritonBackend
+
+        return TritonBackend(device)
+    if name == "cpu":
+        from xverse_kernels.cpu.backend import CpuBackend
+
+        return CpuBackend()
+    from xverse_kernels.reference_backend import ReferenceBackend
+
+    return ReferenceBackend()
+
+
+def why_not_cpu(device: torch.device) -> str | None:
+    """The reason for which the C kernels cannot run on a device, if there is one."""
+    if device.type != "cpu":
+        return f"these kernels compute on the CPU, not on {device.type}"
+    from xverse_kernels.cpu.extension import why_missing
+
+    return why_missing()
 
 
 def why_not_triton(device: torch.device) -> str | None:

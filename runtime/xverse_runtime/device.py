@@ -8,6 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from xverse_kernels.backend import KernelBackend
+from xverse_kernels.cpu.backend import CpuBackend
+from xverse_kernels.cpu.extension import physical_cores
 from xverse_runtime.errors import DeviceError, ResourceError, UsageError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -68,11 +71,21 @@ def select_precision(
     return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
 
 
-def set_threads(requested: int | None, weight_bytes: int, device: torch.device) -> int:
-    """Set torch's CPU threads for a model of this size; returns their number."""
+def set_threads(
+    requested: int | None, weight_bytes: int, device: torch.device, kernels: KernelBackend
+) -> int:
+    """Set the CPU threads for a model of this size; returns their number.
+
+    The C kernels have threads of their own. Torch then gets one: two pools that spin while they
+    wait would take the processor from each other.
+    """
+    small = device.type == "cpu" and weight_bytes <= SINGLE_THREAD_BYTES
+    if isinstance(kernels, CpuBackend):
+        torch.set_num_threads(1)
+        return kernels.set_threads(requested or (1 if small else physical_cores()))
     if requested is not None:
         torch.set_num_threads(requested)
-    elif device.type == "cpu" and weight_bytes <= SINGLE_THREAD_BYTES:
+    elif small:
         torch.set_num_threads(1)
     return torch.get_num_threads()
 

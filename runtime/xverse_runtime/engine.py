@@ -22,7 +22,7 @@ from xverse_runtime.errors import (
     ModelNotFoundError,
     UsageError,
 )
-from xverse_runtime.fit import choose_device, fitting_context, select_kernels
+from xverse_runtime.fit import choose_device, described, fitting_context, select_kernels
 from xverse_runtime.generation import Generation, Prefill
 from xverse_runtime.kv_cache import KVCache, KVPool
 from xverse_runtime.loading import load_weights, published_name
@@ -31,6 +31,7 @@ from xverse_runtime.model_dir import ModelDirectory
 from xverse_runtime.reply import Reply
 from xverse_runtime.rope import RotaryTable
 from xverse_runtime.sampling import check_params
+from xverse_runtime.store.manifest import is_store
 from xverse_runtime.text_parts import TextParts, load_text_parts
 from xverse_runtime.tokenizer import Tokenizer
 from xverse_runtime.types import (
@@ -150,7 +151,7 @@ class Engine:
         progress: ProgressCallback,
         on_adjustment: AdjustmentCallback,
     ) -> Engine:
-        kernels = select_kernels(config, model, device)
+        kernels = select_kernels(config, model, device, packed=is_store(directory))
         on_gpu = device.type == "cuda"
         loaded = load_weights(
             directory,
@@ -159,13 +160,13 @@ class Engine:
             device,
             context_length,
             progress,
-            blocks=kernels.name != "reference",
+            kernels=kernels.name,
         )
-        threads = set_threads(config.threads, loaded.nbytes, device)
+        threads = set_threads(config.threads, loaded.nbytes, device, kernels)
         rotary = RotaryTable(model, context_length, device)
         chunk = GPU_PREFILL_CHUNK if on_gpu else CPU_PREFILL_CHUNK
         decoder = Decoder(model, loaded.weights, kernels, rotary)
-        pool = KVPool(model, context_length, loaded.dtype, device)
+        pool = KVPool(model, context_length, loaded.cache_dtype, device)
 
         def told_chunk(size: int) -> None:
             on_adjustment("memory.smaller_chunk", {"tokens": size})
@@ -185,7 +186,7 @@ class Engine:
             notes=(
                 f"device: {device} ({device_reason})",
                 f"precision: {loaded.parts}",
-                f"kernels: {kernels.name}, {threads} CPU thread{'s' if threads > 1 else ''}",
+                f"kernels: {described(kernels)}, {threads} CPU thread{'s' if threads > 1 else ''}",
                 f"context: {context_length} tokens, KV cache {loaded.cache_bytes / 2**20:.1f} MiB",
             ),
         )

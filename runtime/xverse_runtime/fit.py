@@ -10,6 +10,8 @@ from xverse_kernels.backend import (
     select_backend,
     why_not_triton,
 )
+from xverse_kernels.cpu.backend import CpuBackend
+from xverse_kernels.cpu.extension import why_missing
 from xverse_kernels.packing import ROWS
 from xverse_runtime.config import EngineConfig, ModelConfig
 from xverse_runtime.device import GPU_WORKSPACE_BYTES, free_gpu_bytes, select_device
@@ -77,24 +79,55 @@ def _needed_bytes(
     return weight_bytes(directory, model, config.precision) + cache + GPU_WORKSPACE_BYTES
 
 
-def select_kernels(config: EngineConfig, model: ModelConfig, device: torch.device) -> KernelBackend:
+def select_kernels(
+    config: EngineConfig, model: ModelConfig, device: torch.device, *, packed: bool
+) -> KernelBackend:
     """The kernels for a model; what was asked for by name is met or refused.
+
+    Args:
+        config: what was asked for.
+        model: the model.
+        device: where to compute.
+        packed: whether its weights come from a store.
 
     Raises:
         DeviceError: ``backend.unavailable``.
     """
     requested = config.backend
+    gpu = device.type != "cpu" or why_not_triton(device) is None  # or its interpreter
+    unfit = {
+        "triton": _why_not_blocks(config, model),
+        "cpu": _why_not_host(config, packed=packed),
+    }
     try:
-        reason = _why_not_blocks(config, model)
-        if reason is not None and requested == "triton":
+        reason = unfit.get(requested)
+        if reason is not None:
             raise BackendUnavailableError(requested, reason)
-        if reason is not None and requested == "auto":
+        if requested == "auto" and unfit["triton" if gpu else "cpu"] is not None:
             requested = "reference"
         return select_backend(requested, device)
     except BackendUnavailableError as error:
         raise DeviceError(
             "backend.unavailable", backend=error.backend, reason=error.reason
         ) from None
+
+
+def described(kernels: KernelBackend) -> str:
+    """The kernels' name; of the host's also their instructions, or why they are not used."""
+    if isinstance(kernels, CpuBackend):
+        return f"cpu ({kernels.instructions})"
+    if kernels.name == "reference" and (missing := why_missing()) is not None:
+        return f"reference (the faster cpu kernels are missing: {missing})"
+    return kernels.name
+
+
+def _why_not_host(config: EngineConfig, *, packed: bool) -> str | None:
+    """Why the C kernels are not what was wished, if they are not."""
+    if config.precision == "fp32":
+        return "they round activations to integers, and fp32 asks for exact maths"
+    if not packed:
+        return "they compute on packed weights: xverse convert makes them"
+    return None
 
 
 def _why_not_blocks(config: EngineConfig, model: ModelConfig) -> str | None:

@@ -25,11 +25,11 @@ from xverse_runtime.weights import ModelWeights, assemble_weights
 
 @dataclass(frozen=True)
 class LoadedWeights:
-    """``dtype`` is the activations'; ``precision`` that of the weights, ``parts`` the same in more
-    words; ``nbytes`` is what they take as they were published or packed."""
+    """``cache_dtype`` is that of keys and values; ``precision`` that of the weights, ``parts`` the
+    same in more words; ``nbytes`` is what they take as they were published or packed."""
 
     weights: ModelWeights
-    dtype: torch.dtype
+    cache_dtype: torch.dtype
     precision: str
     parts: str
     cache_bytes: int
@@ -60,7 +60,7 @@ def load_weights(
     context_length: int,
     progress: ProgressCallback,
     *,
-    blocks: bool = False,
+    kernels: str = "reference",
 ) -> LoadedWeights:
     """Load what `directory` holds.
 
@@ -72,14 +72,14 @@ def load_weights(
         device: where to compute.
         context_length: for the size of the KV cache.
         progress: told the bytes of weights loaded.
-        blocks: bring the weights to the device in the form of the GPU kernels.
+        kernels: name of the backend, which decides on the form of the weights.
 
     Raises:
         UsageError: ``precision.needs_conversion``, ``precision.other_store`` or
             ``precision.unsupported``.
     """
     load = _load_store if is_store(directory) else _load_checkpoint
-    return load(directory, config, precision, device, context_length, progress, blocks)
+    return load(directory, config, precision, device, context_length, progress, kernels)
 
 
 def _load_checkpoint(
@@ -89,7 +89,7 @@ def _load_checkpoint(
     device: torch.device,
     context_length: int,
     progress: ProgressCallback,
-    blocks: bool,
+    kernels: str,
 ) -> LoadedWeights:
     if requested in QUANTISED:
         path = str(directory.path)
@@ -107,7 +107,7 @@ def _load_checkpoint(
         done += count
         progress(LoadProgress(done, total))
 
-    if blocks:
+    if kernels == "triton":
         published = tensors[EMBEDDING].dtype
         views = assemble_weights(tensors, config, published, torch.device("cpu"))
         form = BF16 if dtype == torch.bfloat16 else FP16
@@ -125,12 +125,13 @@ def _load_store(
     device: torch.device,
     context_length: int,
     progress: ProgressCallback,
-    blocks: bool,
+    kernels: str,
 ) -> LoadedWeights:
     manifest = Manifest.read(directory)
     made = manifest.precision.experts
     if requested in QUANTISED and requested != made:
         raise UsageError("precision.other_store", precision=requested, stored=made)
+    blocks, host = kernels == "triton", kernels == "cpu"
     if device.type != "cpu" and not blocks:
         reason = "packed weights need the Triton kernels there"
         raise DeviceError("device.unavailable", device=device.type, reason=reason)
@@ -138,10 +139,13 @@ def _load_store(
     float_wish = "auto" if requested in QUANTISED else requested
     parameters = sum(prod(shape) for shape in expected_tensors(config).values())
     dtype_name = select_precision(float_wish, "bfloat16", parameters, device)
-    dtype = DTYPES[dtype_name]
-    cache_bytes = KVPool.bytes_needed(config, context_length, dtype)
+    dtype = cache_dtype = DTYPES[dtype_name]
+    if host:  # they keep activations in fp32, and read a cache of either
+        cache_dtype = torch.float32 if dtype == torch.float32 else torch.bfloat16
+        dtype, dtype_name = torch.float32, "fp32 with int8 products"
+    cache_bytes = KVPool.bytes_needed(config, context_length, cache_dtype)
     check_memory([], cache_bytes + (total if blocks else 0), dtype, device)
-    weights = open_store(directory, config, manifest, dtype)
+    weights = open_store(directory, config, manifest, dtype, as_stored=host)
     if blocks:
         done = 0
 
@@ -155,4 +159,4 @@ def _load_store(
     parts = manifest.precision
     words = f"experts {made}, attention {parts.attention}, head {parts.head}, maths {dtype_name}"
     per_token = bytes_per_token(config, parts)
-    return LoadedWeights(weights, dtype, made, words, cache_bytes, total, per_token)
+    return LoadedWeights(weights, cache_dtype, made, words, cache_bytes, total, per_token)

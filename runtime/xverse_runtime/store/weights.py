@@ -24,7 +24,12 @@ from xverse_runtime.weights import (
 
 
 def open_store(
-    directory: ModelDirectory, config: ModelConfig, manifest: Manifest, dtype: torch.dtype
+    directory: ModelDirectory,
+    config: ModelConfig,
+    manifest: Manifest,
+    dtype: torch.dtype,
+    *,
+    as_stored: bool = False,
 ) -> ModelWeights:
     """Map a store's files and check them against the model's configuration.
 
@@ -33,6 +38,7 @@ def open_store(
         config: of the store's own ``config.json``.
         manifest: of the store.
         dtype: of the activations; norms are brought to it, experts come out of their blocks in it.
+        as_stored: leave float matrices in their own dtype, mapped, rather than bring them to it.
 
     Raises:
         IntegrityError: ``checkpoint.corrupt``, ``store.tensors`` or ``store.manifest_invalid``.
@@ -42,7 +48,7 @@ def open_store(
     tensors: dict[str, Tensor] = {}
     for file in layout.files():
         tensors |= _read_file(directory, file)
-    return _Assembler(config, layout, tensors, dtype).model()
+    return _Assembler(config, layout, tensors, dtype, as_stored).model()
 
 
 def _read_file(directory: ModelDirectory, file: StoreFile) -> dict[str, Tensor]:
@@ -68,17 +74,19 @@ class _Assembler:
         layout: StoreLayout,
         tensors: dict[str, Tensor],
         dtype: torch.dtype,
+        as_stored: bool,
     ) -> None:
         self._config = config
         self._layout = layout
         self._tensors = tensors
         self._dtype = dtype
+        self._matrix_dtype = None if as_stored else dtype
         self._shapes = expected_tensors(config)
 
     def model(self) -> ModelWeights:
         embedding = self._tensors[EMBEDDING]
         if self._config.tie_word_embeddings:
-            head: Tensor | PackedMatrix = embedding.to(self._dtype)
+            head: Tensor | PackedMatrix = embedding.to(self._matrix_dtype)
         else:
             head = self._matrix(HEAD, self._layout.precision.head_form)
         return ModelWeights(
@@ -114,6 +122,6 @@ class _Assembler:
 
     def _matrix(self, name: str, form: WeightFormat) -> Tensor | PackedMatrix:
         if form.dtype is not None:
-            return self._tensors[name].to(self._dtype)
+            return self._tensors[name].to(self._matrix_dtype)
         rows, columns = self._shapes[name]
         return PackedMatrix(self._tensors[name], rows, columns, form)

@@ -1,0 +1,293 @@
+"""The decoder's operations on packed weights, one call of the C extension each.
+
+Activations are fp32 throughout. What a token gets does not depend on the other tokens of a call, nor
+on the number of threads: see ``native/kernels.h``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+import torch
+from torch import Tensor
+
+from xverse_kernels import reference
+from xverse_kernels.cpu.extension import native
+from xverse_kernels.packing import BF16, ExpertBlocks, PackedMatrix
+from xverse_kernels.reference_backend import ReferenceBackend, normed_state
+from xverse_kernels.types import Norm, Projection, Rotary, RoutedTokens, SwigluWeights
+
+LANES = 16
+LARGEST_HEAD = 256
+MOST_MATRICES = 4
+
+
+class CpuBackend:
+    """See `KernelBackend` for what each operation means.
+
+    Weights that are not packed, and shapes that vectors of 16 do not divide, are left to plain
+    torch, operation by operation.
+    """
+
+    name = "cpu"
+    exact_splits = True
+
+    def __init__(self, instructions: str | None = None) -> None:
+        """``instructions``: one of `instruction_sets`; by default the fastest."""
+        native.use(instructions or native.names()[0])
+        self.instructions = instructions or native.names()[0]
+        self._plain = ReferenceBackend()
+
+    def set_threads(self, count: int) -> int:
+        """Compute with ``count`` threads, or as many as the system starts; returns their number."""
+        with suppress(OSError):
+            native.set_threads(count)
+        return int(native.threads())
+
+    def linear(
+        self,
+        x: Tensor,
+        projections: Sequence[Projection],
+        *,
+        norm: Norm | None = None,
+        residual: Tensor | None = None,
+        out_dtype: torch.dtype | None = None,
+        between: Callable[[], None] | None = None,
+    ) -> Tensor:
+        if between is not None:
+            between()
+        if x.dtype != torch.float32 or len(projections) > MOST_MATRICES:
+            return self._plain_linear(x, projections, norm, residual, out_dtype, between)
+        matrices: list[int] = []
+        rows = 0
+        for weight, bias in projections:
+            form = _form_of(weight)
+            if form is None or (bias is not None and bias.dtype != torch.float32):
+                return self._plain_linear(x, projections, norm, residual, out_dtype, between)
+            data = weight.data if isinstance(weight, PackedMatrix) else weight
+            count = weight.rows if isinstance(weight, PackedMatrix) else weight.shape[0]
+            matrices += (data.data_ptr(), 0 if bias is None else bias.data_ptr(), count, form)
+            rows += count
+        x = x.contiguous()
+        tokens, columns = x.shape
+        out = torch.empty(tokens, rows)
+        if residual is not None:
+            residual = residual.contiguous()
+        native.linear(
+            0.0 if norm is None else norm.eps,
+            x.data_ptr(),
+            0 if norm is None else norm.weight.data_ptr(),
+            0 if residual is None else residual.data_ptr(),
+            out.data_ptr(),
+            tokens,
+            columns,
+            *matrices,
+        )
+        return out if out_dtype is None else out.to(out_dtype)
+
+    def _plain_linear(
+        self,
+        x: Tensor,
+        projections: Sequence[Projection],
+        norm: Norm | None,
+        residual: Tensor | None,
+        out_dtype: torch.dtype | None,
+        between: Callable[[], None] | None,
+    ) -> Tensor:
+        alike = [
+            Projection(
+                one.weight if isinstance(one.weight, PackedMatrix) else one.weight.to(x.dtype),
+                None if one.bias is None else one.bias.to(x.dtype),
+            )
+            for one in projections
+        ]
+        return self._plain.linear(
+            x, alike, norm=norm, residual=residual, out_dtype=out_dtype, between=between
+        )
+
+    def attend_span(
+        self, qkv: Tensor, rotary: Rotary, keys: Tensor, values: Tensor, sequence: int, past: int
+    ) -> Tensor:
+        tokens = qkv.shape[0]
+        sequences = torch.full((tokens,), sequence, dtype=torch.int32)
+        positions = torch.arange(past, past + tokens, dtype=torch.int32)
+        return self._attend(qkv, rotary, keys, values, sequences, positions, consecutive=True)
+
+    def attend_each(
+        self,
+        qkv: Tensor,
+        rotary: Rotary,
+        keys: Tensor,
+        values: Tensor,
+        sequences: Tensor,
+        positions: Tensor,
+        longest: int,
+    ) -> Tensor:
+        return self._attend(qkv, rotary, keys, values, sequences, positions, consecutive=False)
+
+    def _attend(
+        self,
+        qkv: Tensor,
+        rotary: Rotary,
+        keys: Tensor,
+        values: Tensor,
+        sequences: Tensor,
+        positions: Tensor,
+        *,
+        consecutive: bool,
+    ) -> Tensor:
+        _, kv_heads, capacity, dim = keys.shape
+        tokens, width = qkv.shape
+        heads = width // dim - 2 * kv_heads
+        if dim % LANES or dim > LARGEST_HEAD or keys.dtype not in CACHE_BITS:
+            return _attend_plainly(qkv, rotary, keys, values, sequences, positions)
+        qkv = qkv.contiguous()
+        out = torch.empty(tokens, heads * dim)
+        native.attend(
+            qkv.data_ptr(),
+            rotary.cos.data_ptr(),
+            rotary.sin.data_ptr(),
+            keys.data_ptr(),
+            values.data_ptr(),
+            sequences.data_ptr(),
+            positions.data_ptr(),
+            out.data_ptr(),
+            capacity,
+            tokens,
+            heads,
+            kv_heads,
+            dim,
+            CACHE_BITS[keys.dtype],
+            consecutive,
+        )
+        return out
+
+    def route(self, x: Tensor, norm: Norm, router: Tensor, top_k: int, shared: int) -> RoutedTokens:
+        x = x.contiguous()
+        tokens, hidden = x.shape
+        experts = router.shape[0]
+        normed = torch.empty_like(x)
+        logits = torch.empty(tokens, experts)
+        weights = torch.empty(tokens, top_k + shared)
+        ids = torch.empty(tokens, top_k + shared, dtype=torch.int64)
+        native.route(
+            norm.eps,
+            x.data_ptr(),
+            norm.weight.data_ptr(),
+            router.data_ptr(),
+            normed.data_ptr(),
+            logits.data_ptr(),
+            weights.data_ptr(),
+            ids.data_ptr(),
+            tokens,
+            hidden,
+            experts,
+            top_k,
+            shared,
+        )
+        return RoutedTokens(normed, weights, ids, logits)
+
+    def experts(
+        self,
+        routed: RoutedTokens,
+        experts: Sequence[SwigluWeights],
+        residual: Tensor,
+        between: Callable[[], None] | None = None,
+    ) -> Tensor:
+        if between is not None:
+            between()
+        if not isinstance(experts, ExpertBlocks) or not _divides(experts):
+            return self._plain.experts(routed, experts, residual, between)
+        return _packed_experts(
+            routed.normed, routed.weights, routed.expert_ids, experts, residual
+        )
+
+    def mlp(
+        self,
+        x: Tensor,
+        norm: Norm,
+        experts: Sequence[SwigluWeights],
+        residual: Tensor,
+        between: Callable[[], None] | None = None,
+    ) -> Tensor:
+        if between is not None:
+            between()
+        if not isinstance(experts, ExpertBlocks) or not _divides(experts):
+            return self._plain.mlp(x, norm, experts, residual, between)
+        one = x.new_ones(x.shape[0], 1)
+        first = torch.zeros(x.shape[0], 1, dtype=torch.int64)
+        return _packed_experts(normed_state(x, norm), one, first, experts, residual)
+
+    def sampler(self, sequences: int, vocab: int) -> None:
+        """None: the runtime's own functions choose tokens."""
+
+
+CACHE_BITS = {torch.bfloat16: 16, torch.float32: 32}
+
+
+def _form_of(weight: Tensor | PackedMatrix) -> int | None:
+    """Bits a weight, of what the extension can read."""
+    if isinstance(weight, PackedMatrix):
+        fits = weight.form.is_quantised or (weight.form is BF16 and weight.columns % LANES == 0)
+        return weight.form.bits if fits else None
+    if weight.dtype == torch.bfloat16 and weight.shape[1] % LANES == 0 and weight.is_contiguous():
+        return BF16.bits
+    return None
+
+
+def _divides(experts: ExpertBlocks) -> bool:
+    layout = experts.layout
+    if not layout.form.is_quantised and layout.form is not BF16:
+        return False
+    return layout.width % 32 == 0 and layout.hidden % 32 == 0
+
+
+def _packed_experts(
+    x: Tensor, weights: Tensor, ids: Tensor, experts: ExpertBlocks, residual: Tensor
+) -> Tensor:
+    layout = experts.layout
+    x, residual, weights = x.contiguous(), residual.contiguous(), weights.contiguous()
+    out = torch.empty_like(residual)
+    native.experts(
+        x.data_ptr(),
+        weights.data_ptr(),
+        residual.data_ptr(),
+        ids.data_ptr(),
+        out.data_ptr(),
+        experts.blocks.data_ptr(),
+        experts.table.data_ptr(),
+        layout.block_bytes,
+        x.shape[0],
+        ids.shape[1],
+        len(experts),
+        layout.hidden,
+        layout.width,
+        layout.form.bits,
+    )
+    return out
+
+
+def _attend_plainly(
+    qkv: Tensor,
+    rotary: Rotary,
+    keys: Tensor,
+    values: Tensor,
+    sequences: Tensor,
+    positions: Tensor,
+) -> Tensor:
+    """Token by token, so that what one gets does not depend on the others."""
+    kv_heads, dim = keys.shape[1], keys.shape[3]
+    rows = []
+    for row, (sequence, place) in enumerate(
+        zip(sequences.tolist(), positions.tolist(), strict=True)
+    ):
+        heads = qkv[row : row + 1].view(1, -1, dim)
+        cos, sin = rotary.cos[place : place + 1], rotary.sin[place : place + 1]
+        q = reference.rope(heads[:, : -2 * kv_heads], cos, sin)
+        keys[sequence, :, place] = reference.rope(heads[:, -2 * kv_heads : -kv_heads], cos, sin)[0]
+        values[sequence, :, place] = heads[0, -kv_heads:]
+        seen = slice(0, place + 1)
+        k, v = keys[sequence, :, seen].to(q.dtype), values[sequence, :, seen].to(q.dtype)
+        rows.append(reference.attention(q, k, v, place))
+    return torch.cat(rows)
