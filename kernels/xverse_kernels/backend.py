@@ -43,6 +43,11 @@ class KernelBackend(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def exact_splits(self) -> bool:
+        """Whether what a token gets is the same to the last bit however tokens are split into
+        calls."""
+
     def linear(
         self,
         x: Tensor,

@@ -23,6 +23,7 @@ class TritonBackend:
     """See `KernelBackend`. Weights are contiguous matrices, packed matrices and expert blocks."""
 
     name = "triton"
+    exact_splits = False
 
     def __init__(self, device: torch.device) -> None:
         self._workspace = Workspace(device)
