@@ -15,7 +15,7 @@ from typing import NamedTuple
 from xverse_runtime.lookup_policy import LONGEST, LookupPolicy
 from xverse_runtime.types import Pass
 
-SIZES = (12, 6, 3, 2)  # how many of the newest tokens are looked for: the more, the better
+SIZES = (16, 8, 4, 2, 1)  # how many of the newest tokens are looked for, the more the better
 MOST = 15  # proposals in one pass
 
 

@@ -7,7 +7,7 @@ from statistics import median
 
 LONGEST = 32  # a match is not measured beyond this
 # How often a proposal is right, by the bits of its match's length, until it has been seen.
-PRIOR = {2: 0.35, 3: 0.6, 4: 0.8, 5: 0.9, 6: 0.95}
+PRIOR = {1: 0.2, 2: 0.35, 3: 0.6, 4: 0.8, 5: 0.9, 6: 0.95}
 PRIOR_WEIGHT, WINDOW = 4, 32  # in observations
 FURTHER = 0.4  # time of a further token of a pass, that of the first being 1, until measured
 RECENT = 5  # passes of one size whose median counts: a shared machine disturbs some
