@@ -22,4 +22,4 @@ def statistics_line(usage: Usage, timings: Timings, passes: Sequence[Pass] = ())
     if not proposed:
         return line
     accepted = sum(one.accepted for one in passes)
-    return f"{line} · {text('statistics.lookup', accepted=accepted, proposed=proposed)}"
+    return line + text("statistics.lookup", accepted=accepted, proposed=proposed)
