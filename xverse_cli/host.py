@@ -44,6 +44,7 @@ def load_engine(
         threads=settings.threads,
         backend=settings.backend,
         cuda_graph=settings.cuda_graph,
+        lookup=settings.lookup,
     )
     return Engine.load(
         model.path,

@@ -51,6 +51,10 @@ CudaGraph = Annotated[
     bool | None,
     typer.Option("--cuda-graph/--no-cuda-graph", help=text("help.cuda_graph"), show_default=False),
 ]
+Lookup = Annotated[
+    bool | None,
+    typer.Option("--lookup/--no-lookup", help=text("help.lookup"), show_default=False),
+]
 System = Annotated[str | None, setting("system", "TEXT")]
 Temperature = Annotated[float | None, setting("temperature", "T")]
 TopK = Annotated[int | None, setting("top_k", "K")]

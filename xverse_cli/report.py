@@ -43,7 +43,7 @@ def report_reply(
         streams.say(
             text("reply.length", tokens=len(reply.token_ids)), level=1 if limit_chosen else 0
         )
-    streams.say(statistics_line(last.usage, last.timings), level=1)
+    streams.say(statistics_line(last.usage, last.timings, last.passes), level=1)
 
 
 def template_line(choice: TemplateChoice) -> str:

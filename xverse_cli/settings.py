@@ -29,6 +29,7 @@ SETTINGS: dict[str, Reader] = {
     "threads": integer(1, 4096),
     "backend": choice("auto", "triton", "reference"),
     "cuda_graph": on_off,
+    "lookup": on_off,
     "system": words,
     "temperature": number(0),
     "top_k": integer(0),
@@ -58,6 +59,7 @@ class Settings:
     threads: int | None = None
     backend: str = "auto"
     cuda_graph: bool = True
+    lookup: bool = True
     system: str | None = None
     temperature: float | None = None
     top_k: int | None = None

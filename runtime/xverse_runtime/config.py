@@ -180,6 +180,7 @@ class EngineConfig:
         prefill_chunk: most prompt tokens computed at once; ``None`` chooses by device.
         threads: CPU threads; ``None`` leaves the choice to torch.
         cuda_graph: replay decoding steps as CUDA graphs where there are any.
+        lookup: compute tokens that occurred before ahead, where that changes nothing.
     """
 
     device: str = "auto"
@@ -190,6 +191,7 @@ class EngineConfig:
     prefill_chunk: int | None = None
     threads: int | None = None
     cuda_graph: bool = True
+    lookup: bool = True
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
+from time import perf_counter
 from typing import Protocol
 
 import torch
@@ -12,6 +14,7 @@ from xverse_kernels.types import TokenChoice
 from xverse_runtime.decode_loop import DecodeLoop, TokenMailbox
 from xverse_runtime.errors import GenerationError
 from xverse_runtime.kv_cache import KVCache
+from xverse_runtime.lookup import Lookup
 from xverse_runtime.model import Checkpoint, Decoder
 from xverse_runtime.sampling import choose_token
 from xverse_runtime.types import Drawn, SamplingParams
@@ -25,7 +28,12 @@ class Decoding(Protocol):
 
 
 class HostDecoding:
-    """Token by token: compute, then choose by the logits."""
+    """Compute, then choose by the logits: token by token, or with proposals beside the newest.
+
+    A proposal that is not chosen is forgotten with its logits. Each token is chosen when it is
+    asked for, from what came before it and nothing else, and only then are proposals part of the
+    cache: a reader cannot tell how many were computed at once.
+    """
 
     def __init__(
         self,
@@ -36,31 +44,55 @@ class HostDecoding:
         params: SamplingParams,
         seed: int,
         between: Checkpoint,
+        lookup: Lookup | None = None,
     ) -> None:
-        """``logits`` [1, vocab] follow the last of ``history``; ``between`` may raise."""
+        """``logits`` [1, vocab] follow the last of ``history``; ``between`` may raise.
+
+        ``lookup`` only with kernels of exact splits.
+        """
         self._decoder = decoder
         self._cache = cache
-        self._logits: Tensor | None = logits
+        # after the newest token, then after each proposal that may still turn out right
+        self._rows = deque(logits)
         self._history = list(history)
         self._prompt_tokens = len(history)
         self._params = params
         self._generator = torch.Generator(logits.device).manual_seed(seed)
         self._between = between
+        self._lookup = lookup
 
     def next(self) -> Drawn:
         self._between()
-        if self._logits is None:
-            self._logits = self._decoder.forward(
-                self._history[-1:], self._cache, between=self._between
-            )
-        row, self._logits = self._logits[-1], None
+        if self._rows:  # what was chosen since the last pass has been written to the cache
+            self._cache.commit(self._history[self._cache.length :])
+        else:
+            self._compute()
+        row = self._rows.popleft()
         if not bool(torch.isfinite(row).all()):
             step = len(self._history) - self._prompt_tokens
             raise GenerationError("sampling.non_finite", step=step)
         history = torch.tensor(self._history, dtype=torch.int64, device=row.device)
         token = choose_token(row, history, self._params, self._generator)
         self._history.append(token)
+        if self._lookup is not None and not self._lookup.chosen(token):
+            self._rows.clear()
         return Drawn(token, row)
+
+    def _compute(self) -> None:
+        """One pass over the newest token and the proposals."""
+        proposals = [] if self._lookup is None else self._lookup.propose()
+        started = perf_counter()
+        logits = self._decoder.forward(
+            [self._history[-1], *proposals],
+            self._cache,
+            logits_for=slice(None),
+            between=self._between,
+        )
+        self._cache.truncate(len(self._history))
+        # Each row in memory of its own: sums may depend on where they begin.
+        self._rows.extend(row.clone() for row in logits)
+        if self._lookup is not None:
+            self._lookup.passed(perf_counter() - started)
 
 
 class DeviceDecoding:

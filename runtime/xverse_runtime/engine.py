@@ -68,6 +68,7 @@ class Engine:
         notes: tuple[str, ...],
         loop: DecodeLoop | None = None,
         use_graphs: bool = True,
+        use_lookup: bool = False,
         on_adjustment: AdjustmentCallback = lambda _code, _facts: None,
     ) -> None:
         self._decoder = decoder
@@ -75,6 +76,7 @@ class Engine:
         self._text = text
         self._loop = loop
         self._use_graphs = use_graphs
+        self._use_lookup = use_lookup
         self._on_adjustment = on_adjustment
         self._prefill = prefill
         self._running: Generator[GenerationChunk, None, None] | None = None
@@ -177,6 +179,7 @@ class Engine:
             text,
             loop=_decode_loop(decoder, pool, use_graphs=config.cuda_graph) if on_gpu else None,
             use_graphs=config.cuda_graph,
+            use_lookup=config.lookup and kernels.exact_splits,
             on_adjustment=on_adjustment,
             model_name=model_name or model.source_name or published_name(directory),
             device=str(device),
@@ -227,10 +230,12 @@ class Engine:
         cancel: CancelFlag | None = None,
         *,
         ignore_end: bool = False,
+        lookup: bool = True,
     ) -> Generator[GenerationChunk, None, None]:
         """See `TextGenerator`. A generation that is still running ends here.
 
-        With ``ignore_end`` the end token is a token like any other: for measuring.
+        With ``ignore_end`` the end token is a token like any other: for measuring. Without
+        ``lookup`` every pass computes one token, whatever the engine was told.
         """
         params = params or self.default_sampling
         check_params(params)
@@ -247,6 +252,7 @@ class Engine:
             prefill=self._prefill,
             cancel=cancel or CancelFlag(),
             loop=self._loop,
+            lookup=lookup and self._use_lookup,
         )
         self._running = generation.chunks()
         return self._running

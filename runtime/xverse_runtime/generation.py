@@ -12,6 +12,7 @@ from xverse_runtime.decode_loop import DecodeLoop
 from xverse_runtime.decoding import Decoding, DeviceDecoding, HostDecoding
 from xverse_runtime.device import out_of_memory
 from xverse_runtime.kv_cache import KVCache
+from xverse_runtime.lookup import Lookup
 from xverse_runtime.model import Checkpoint, Decoder
 from xverse_runtime.reply import Reply
 from xverse_runtime.tokenizer import Tokenizer
@@ -76,16 +77,19 @@ class Generation:
         prefill: Prefill,
         cancel: CancelFlag,
         loop: DecodeLoop | None = None,
+        lookup: bool = False,
     ) -> None:
         """``prompt_ids`` must be fewer than the cache's capacity; ``params`` checked.
 
-        With a ``loop``, tokens are chosen on its device where it can.
+        With a ``loop``, tokens are chosen on its device where it can. ``lookup``: compute likely
+        tokens ahead, for which the kernels' splits must be exact.
         """
         self._decoder = decoder
         self._cache = cache
         self._prefill = prefill
         self._cancel = cancel
         self._loop = loop
+        self._use_lookup = lookup
         # The last prompt token is always computed: its logits choose the first new one.
         self._cached = min(cache.common_prefix(prompt_ids), len(prompt_ids) - 1)
         self._reply = Reply(
@@ -130,8 +134,17 @@ class Generation:
             return DeviceDecoding(
                 loop, self._cache, logits, reply.history, reply.choice, reply.limit, check
             )
+        lookup = Lookup(reply.history, reply.limit) if self._use_lookup else None
+        reply.passes = lookup.passes if lookup else ()
         return HostDecoding(
-            self._decoder, self._cache, logits, reply.history, reply.params, reply.seed, check
+            self._decoder,
+            self._cache,
+            logits,
+            reply.history,
+            reply.params,
+            reply.seed,
+            check,
+            lookup,
         )
 
     def _raise_if_cancelled(self) -> None:

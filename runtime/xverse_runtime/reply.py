@@ -14,6 +14,7 @@ from xverse_runtime.types import (
     Drawn,
     FinishReason,
     GenerationChunk,
+    Pass,
     SamplingParams,
     Timings,
     TokenLogprob,
@@ -61,6 +62,7 @@ class Reply:
         room = capacity - len(prompt_ids)
         self.limit = min(params.max_new_tokens, room)
         self.clock = Clock()
+        self.passes: Sequence[Pass] = ()  # set by who computes several tokens at once
         self._limited_by_context = room < params.max_new_tokens
         self._cached = cached
         self._end_token_ids = frozenset(end_token_ids)
@@ -140,6 +142,7 @@ class Reply:
             seed=self.seed,
             usage=Usage(self.prompt_tokens, self._completion_tokens, self._cached),
             timings=self.clock.timings(self.prompt_tokens - self._cached),
+            passes=tuple(self.passes),
         )
 
 

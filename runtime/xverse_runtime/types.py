@@ -78,13 +78,21 @@ class Timings:
     decode_tokens_per_s: float = 0.0
 
 
+class Pass(NamedTuple):
+    """A forward pass while decoding: tokens proposed beside the newest, and how many were right."""
+
+    proposed: int
+    accepted: int
+
+
 @dataclass(frozen=True)
 class GenerationChunk:
     """A step of a generation.
 
     ``text`` is released only when it is final: whole characters that cannot become part of a
-    stop string. The last chunk, and only the last, has a ``finish_reason``, the usage and the
-    timings. The end token is among ``token_ids`` when it ended the text.
+    stop string. The last chunk, and only the last, has a ``finish_reason``, the usage, the
+    timings and, when tokens were looked up, the passes. The end token is among ``token_ids`` when
+    it ended the text.
     """
 
     text: str = ""
@@ -95,6 +103,7 @@ class GenerationChunk:
     seed: int = 0  # the seed in effect, also when it was drawn
     usage: Usage = field(default_factory=Usage)
     timings: Timings = field(default_factory=Timings)
+    passes: tuple[Pass, ...] = ()
 
 
 class Drawn(NamedTuple):

@@ -66,6 +66,10 @@ def test_engine_options(cli: Cli) -> None:
     assert settings is not None
     assert (settings.device, settings.precision, settings.context) == ("cpu", "fp32", 99)
     assert (settings.chat_template, settings.threads) == ("raw", 2)
+    assert settings.lookup
+    settings = cli("generate", "hi", "--no-lookup").settings
+    assert settings is not None
+    assert not settings.lookup
 
 
 def test_json_object(cli: Cli) -> None:

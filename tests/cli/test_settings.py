@@ -53,6 +53,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "threads": ("2", 2),
     "backend": ("reference", "reference"),
     "cuda_graph": ("false", False),
+    "lookup": ("false", False),
     "system": ("简短。", "简短。"),
     "temperature": ("0.25", 0.25),
     "top_k": ("0", 0),

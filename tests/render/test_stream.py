@@ -12,7 +12,7 @@ from xverse_cli.render.remark import print_remark
 from xverse_cli.render.statistics import statistics_line
 from xverse_cli.render.stream import PlainSink, TerminalSink, TokenSink, reply_sink
 from xverse_cli.streams import Streams
-from xverse_runtime.types import LoadProgress, Timings, Usage
+from xverse_runtime.types import LoadProgress, Pass, Timings, Usage
 
 
 class Terminal(io.TextIOWrapper):
@@ -96,6 +96,9 @@ def test_statistics() -> None:
         "first after 0.31 s",
         "prompt 40 tokens, 12 cached",
     ]
+    assert statistics_line(Usage(), Timings(), [Pass(0, 0)]) == statistics_line(Usage(), Timings())
+    line = statistics_line(Usage(), Timings(), [Pass(4, 3), Pass(0, 0), Pass(2, 2)])
+    assert line.split(" · ")[-1] == "5 of 6 proposed tokens right"
 
 
 def test_remarks_wrap_between_words(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,7 @@ def chat(
     threads: options.Threads = None,
     backend: options.Backend = None,
     cuda_graph: options.CudaGraph = None,
+    lookup: options.Lookup = None,
     verbose: options.Verbose = 0,
     quiet: options.Quiet = False,
 ) -> Job:

@@ -93,6 +93,7 @@ def generate(
     threads: options.Threads = None,
     backend: options.Backend = None,
     cuda_graph: options.CudaGraph = None,
+    lookup: options.Lookup = None,
     verbose: options.Verbose = 0,
     quiet: options.Quiet = False,
 ) -> Job:

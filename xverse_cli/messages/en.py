@@ -58,6 +58,8 @@ TEXTS: dict[str, str] = {
     "help.threads": "Processor threads to compute with.",
     "help.backend": "Kernels to compute with: auto, triton (GPU) or reference (plain torch).",
     "help.cuda_graph": "Replay decoding steps as CUDA graphs (on); off helps to find faults.",
+    "help.lookup": "Compute several tokens at once where a text repeats itself (on);"
+    " what is written stays the same.",
     "help.system": "A system message that stands before the conversation.",
     "help.temperature": "Randomness; 0 always takes the likeliest token.",
     "help.top_k": "Choose among this many of the likeliest tokens; 0 is all.",
@@ -259,6 +261,7 @@ TEXTS: dict[str, str] = {
     "template.other_reason": "{reason} {source}",
     "statistics.line": "{tokens} tokens, {rate} tokens/s · first after {ttft} s"
     " · prompt {prompt} tokens, {cached} cached",
+    "statistics.lookup": " · {accepted} of {proposed} proposed tokens right",
     "reply.length": "The reply was ended after {tokens} tokens; --max-tokens allows more.",
     "reply.truncated": "The reply was cut off: the context of {context_length} tokens is full.",
     # The chat.
