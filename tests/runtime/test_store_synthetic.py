@@ -151,7 +151,7 @@ def test_an_automatic_precision_counts_weights_not_bytes(
     for limit, dtype in ((4 * weights, torch.float32), (4 * weights - 4, torch.bfloat16)):
         monkeypatch.setattr("xverse_runtime.device.SMALL_MODEL_BYTES", limit)
         loaded = load_weights(directory, config, "auto", CPU, 64, lambda _progress: None)
-        assert loaded.dtype == dtype
+        assert loaded.cache_dtype == dtype
 
 
 @pytest.mark.parametrize(

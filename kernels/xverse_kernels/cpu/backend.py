@@ -21,13 +21,14 @@ from xverse_kernels.types import Norm, Projection, Rotary, RoutedTokens, SwigluW
 LANES = 16
 LARGEST_HEAD = 256
 MOST_MATRICES = 4
+MOST_ALONE = 16  # tokens that decoding ever computes at once
 
 
 class CpuBackend:
     """See `KernelBackend` for what each operation means.
 
     Weights that are not packed, and shapes that vectors of 16 do not divide, are left to plain
-    torch, operation by operation.
+    torch, operation by operation; there a prompt may differ in its last bits from its tokens alone.
     """
 
     name = "cpu"
@@ -102,9 +103,14 @@ class CpuBackend:
             )
             for one in projections
         ]
-        return self._plain.linear(
-            x, alike, norm=norm, residual=residual, out_dtype=out_dtype, between=between
-        )
+
+        def some(rows: slice) -> Tensor:
+            added = None if residual is None else residual[rows]
+            return self._plain.linear(
+                x[rows], alike, norm=norm, residual=added, out_dtype=out_dtype, between=between
+            )
+
+        return _in_exact_splits(some, x.shape[0])
 
     def attend_span(
         self, qkv: Tensor, rotary: Rotary, keys: Tensor, values: Tensor, sequence: int, past: int
@@ -198,7 +204,12 @@ class CpuBackend:
         if between is not None:
             between()
         if not isinstance(experts, ExpertBlocks) or not _divides(experts):
-            return self._plain.experts(routed, experts, residual, between)
+
+            def some(rows: slice) -> Tensor:
+                of_rows = RoutedTokens(*(part[rows] for part in routed))
+                return self._plain.experts(of_rows, experts, residual[rows], between)
+
+            return _in_exact_splits(some, residual.shape[0])
         return _packed_experts(
             routed.normed, routed.weights, routed.expert_ids, experts, residual
         )
@@ -214,13 +225,26 @@ class CpuBackend:
         if between is not None:
             between()
         if not isinstance(experts, ExpertBlocks) or not _divides(experts):
-            return self._plain.mlp(x, norm, experts, residual, between)
+
+            def some(rows: slice) -> Tensor:
+                return self._plain.mlp(x[rows], norm, experts, residual[rows], between)
+
+            return _in_exact_splits(some, x.shape[0])
+        normed = _in_exact_splits(lambda rows: normed_state(x[rows], norm), x.shape[0])
         one = x.new_ones(x.shape[0], 1)
         first = torch.zeros(x.shape[0], 1, dtype=torch.int64)
-        return _packed_experts(normed_state(x, norm), one, first, experts, residual)
+        return _packed_experts(normed, one, first, experts, residual)
 
     def sampler(self, sequences: int, vocab: int) -> None:
         """None: the runtime's own functions choose tokens."""
+
+
+def _in_exact_splits(operation: Callable[[slice], Tensor], tokens: int) -> Tensor:
+    """Torch sums matrices of other heights in another order: few tokens go one by one."""
+    if tokens > MOST_ALONE:
+        return operation(slice(0, tokens))
+    rows = [operation(slice(row, row + 1)) for row in range(tokens)]
+    return rows[0] if tokens == 1 else torch.cat(rows)
 
 
 CACHE_BITS = {torch.bfloat16: 16, torch.float32: 32}
