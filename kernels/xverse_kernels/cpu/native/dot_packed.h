@@ -8,10 +8,11 @@ enum { MOST_TOKENS = 6, MOST_SUMS = 12 };
 INLINE void group_dot(Form form, int tokens, int blocks, int wide, const uint8_t *integers,
                       const uint8_t *scales, size_t pitch, const uint8_t *const *x, vf *sum) {
     vi low[MOST_SUMS], high[MOST_SUMS];
+    const int pairs = PAIRS && form == INT4;
     UNROLL for (int t = 0; t < tokens; t++) {
         const Wide *group = (const Wide *)x[t];
         UNROLL for (int b = 0; b < blocks; b++) {
-            low[t * blocks + b] = vi_set(group->offset);
+            low[t * blocks + b] = vi_set(pairs ? 0 : group->offset);
             if (wide) high[t * blocks + b] = vi_set(0);
         }
     }
@@ -19,6 +20,7 @@ INLINE void group_dot(Form form, int tokens, int blocks, int wide, const uint8_t
     UNROLL for (int step = 0; step < steps; step++) {
         UNROLL for (int b = 0; b < blocks; b++) {
             vi words = vi_load(integers + pitch * (size_t)b + 64 * step);
+            ONCE(words);
             UNROLL for (int half = 0; half < halves; half++) {
                 vi w = form != INT4 ? vi_packed_bytes(words)
                        : half ? vi_high_nibbles(words) : vi_low_nibbles(words);
@@ -39,8 +41,13 @@ INLINE void group_dot(Form form, int tokens, int blocks, int wide, const uint8_t
         vf scale = vf_load_fp16(scales + pitch * (size_t)b);
         UNROLL for (int t = 0; t < tokens; t++) {
             int i = t * blocks + b;
-            vi whole = wide ? vi_add(vi_shl(high[i], 8), low[i]) : low[i];
-            vf scaled = vf_mul(vi_float(whole), vf_set(((const Wide *)x[t])->scale));
+            const Wide *group = (const Wide *)x[t];
+            vi whole = pairs ? vi_add(vi_whole(low[i]), vi_set(group->offset)) : low[i];
+            if (wide) {
+                vi upper = pairs ? vi_whole(high[i]) : high[i];
+                whole = vi_add(vi_shl(upper, 8), whole);
+            }
+            vf scaled = vf_mul(vi_float(whole), vf_set(group->scale));
             sum[i] = vf_fma(scaled, scale, sum[i]);
         }
     }

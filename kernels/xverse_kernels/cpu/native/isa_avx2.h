@@ -110,14 +110,19 @@ INLINE vi vi_dot(vi s, vi w, const int8_t *x) {
     return (vi){_mm256_dpbusd_avx_epi32(s.a, w.a, quad), _mm256_dpbusd_avx_epi32(s.b, w.b, quad)};
 }
 #define vi_dot8 vi_dot
+#define vi_whole(s) (s)
+enum { PAIRS = 0 };
 #else
 INLINE __m256i widen(__m256i pairs) { return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)); }
-/* Nibbles: sums of two products stay below 15 * 128 * 2. */
+/* Nibbles: lanes of 16 bits, where a group's 16 products of up to 15 * 127 have room; vi_whole
+ * then makes lanes of 32. */
+enum { PAIRS = 1 };
 INLINE vi vi_dot(vi s, vi w, const int8_t *x) {
     __m256i quad = quad_at(x);
-    return (vi){_mm256_add_epi32(s.a, widen(_mm256_maddubs_epi16(w.a, quad))),
-                _mm256_add_epi32(s.b, widen(_mm256_maddubs_epi16(w.b, quad)))};
+    return (vi){_mm256_add_epi16(s.a, _mm256_maddubs_epi16(w.a, quad)),
+                _mm256_add_epi16(s.b, _mm256_maddubs_epi16(w.b, quad))};
 }
+INLINE vi vi_whole(vi s) { return (vi){widen(s.a), widen(s.b)}; }
 /* Signed bytes in -127 .. 127: magnitude times the other factor with its sign. x never is -128
  * where w is negative, because quantised activations stay in -127 .. 127. */
 INLINE __m256i dot8_half(__m256i s, __m256i w, __m256i quad) {
@@ -129,3 +134,4 @@ INLINE vi vi_dot8(vi s, vi w, const int8_t *x) {
     return (vi){dot8_half(s.a, w.a, quad), dot8_half(s.b, w.b, quad)};
 }
 #endif
+#define ONCE(words) ((void)0)

@@ -63,3 +63,7 @@ INLINE vi vi_dot(vi a, vi w, const int8_t *x) {
     return _mm512_dpbusd_epi32(a, w, _mm512_set1_epi32(quad));
 }
 #define vi_dot8 vi_dot
+#define vi_whole(a) (a)
+enum { PAIRS = 0 };
+/* Keeps a compiler from loading it again for each use: loads are what decoding runs out of. */
+#define ONCE(words) __asm__("" : "+v"(words))
