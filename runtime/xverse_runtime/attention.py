@@ -28,6 +28,7 @@ class Attention:
         self._norm = norm
         self._weights = weights
         self._kernels = kernels
+        self._output = (weights.o,)
 
     def __call__(self, x: Tensor, attend: Attend) -> Tensor:
         """Residual stream [T, H] to residual stream [T, H]; writes T cache entries."""
@@ -35,4 +36,4 @@ class Attention:
             x, self._weights.qkv, norm=self._norm, out_dtype=self._norm.weight.dtype
         )
         mixed = attend(qkv, self._layer)
-        return self._kernels.linear(mixed, [self._weights.o], residual=x, out_dtype=x.dtype)
+        return self._kernels.linear(mixed, self._output, residual=x, out_dtype=x.dtype)

@@ -16,7 +16,7 @@ from xverse_runtime.errors import GenerationError
 from xverse_runtime.kv_cache import KVCache
 from xverse_runtime.lookup import Lookup
 from xverse_runtime.model import Checkpoint, Decoder
-from xverse_runtime.sampling import choose_token
+from xverse_runtime.sampling import choose_token, is_finite
 from xverse_runtime.types import Drawn, SamplingParams
 
 
@@ -68,7 +68,7 @@ class HostDecoding:
         else:
             self._compute()
         row = self._rows.popleft()
-        if not bool(torch.isfinite(row).all()):
+        if not is_finite(row):
             step = len(self._history) - self._prompt_tokens
             raise GenerationError("sampling.non_finite", step=step)
         history = torch.tensor(self._history, dtype=torch.int64, device=row.device)
@@ -170,7 +170,7 @@ class TorchSampler:
 
     def __call__(self, logits: Tensor, first: int = 0) -> Tensor:
         for row, of_row in enumerate(logits, start=first):
-            if not bool(torch.isfinite(of_row).all()):
+            if not is_finite(of_row):
                 self.tokens[row] = -1
                 continue
             history = self._histories[row]

@@ -70,6 +70,8 @@ class Decoder:
         self._weights = weights
         self._kernels = kernels
         self._rotary = rotary.table
+        self._final_norm = Norm(weights.norm, config.rms_norm_eps)
+        self._head_weight = (Projection(weights.head),)
         self._layers = [
             DecoderLayer(config, number, layer, kernels)
             for number, layer in enumerate(weights.layers)
@@ -160,8 +162,10 @@ class Decoder:
         return F.embedding(ids, self._weights.embedding).to(norm.device, dtype)
 
     def _head(self, x: Tensor, between: Checkpoint | None = None) -> Tensor:
-        norm = Norm(self._weights.norm, self.config.rms_norm_eps)
-        head = Projection(self._weights.head)
         return self._kernels.linear(
-            x.contiguous(), [head], norm=norm, out_dtype=torch.float32, between=between
+            x.contiguous(),
+            self._head_weight,
+            norm=self._final_norm,
+            out_dtype=torch.float32,
+            between=between,
         )

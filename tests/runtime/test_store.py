@@ -138,7 +138,9 @@ def test_dense_models_convert_too(name: str, tmp_path: Path) -> None:
     convert_checkpoint(tmp_path / "source", tmp_path / "store", PRESETS["bf16"])
     logits = []
     for path in (tmp_path / "source", tmp_path / "store"):
-        engine = Engine.load(path, EngineConfig(device="cpu", precision="bf16", backend="reference"))
+        engine = Engine.load(
+            path, EngineConfig(device="cpu", precision="bf16", backend="reference")
+        )
         logits.append(engine._decoder.forward(ids, engine._cache, logits_for=slice(None)))
     assert torch.equal(*logits)
 

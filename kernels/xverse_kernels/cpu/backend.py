@@ -39,6 +39,7 @@ class CpuBackend:
         native.use(instructions or native.names()[0])
         self.instructions = instructions or native.names()[0]
         self._plain = ReferenceBackend()
+        self._plans: dict[int, tuple[object, tuple[tuple[int, ...], int] | None]] = {}
 
     def set_threads(self, count: int) -> int:
         """Compute with ``count`` threads, or as many as the system starts; returns their number."""
@@ -58,18 +59,10 @@ class CpuBackend:
     ) -> Tensor:
         if between is not None:
             between()
-        if x.dtype != torch.float32 or len(projections) > MOST_MATRICES:
+        plan = self._plan(projections)
+        if plan is None or x.dtype != torch.float32:
             return self._plain_linear(x, projections, norm, residual, out_dtype, between)
-        matrices: list[int] = []
-        rows = 0
-        for weight, bias in projections:
-            form = _form_of(weight)
-            if form is None or (bias is not None and bias.dtype != torch.float32):
-                return self._plain_linear(x, projections, norm, residual, out_dtype, between)
-            data = weight.data if isinstance(weight, PackedMatrix) else weight
-            count = weight.rows if isinstance(weight, PackedMatrix) else weight.shape[0]
-            matrices += (data.data_ptr(), 0 if bias is None else bias.data_ptr(), count, form)
-            rows += count
+        matrices, rows = plan
         x = x.contiguous()
         tokens, columns = x.shape
         out = torch.empty(tokens, rows)
@@ -85,7 +78,16 @@ class CpuBackend:
             columns,
             *matrices,
         )
-        return out if out_dtype is None else out.to(out_dtype)
+        return out if out_dtype is None or out_dtype == torch.float32 else out.to(out_dtype)
+
+    def _plan(self, projections: Sequence[Projection]) -> tuple[tuple[int, ...], int] | None:
+        """`_numbers_of`, looked up for the tuples that a model keeps: tokens take microseconds."""
+        if not isinstance(projections, tuple):
+            return _numbers_of(projections)
+        known = self._plans.get(id(projections))
+        if known is None:  # keeping the tuple keeps its id from being given to another
+            known = self._plans[id(projections)] = (projections, _numbers_of(projections))
+        return known[1]
 
     def _plain_linear(
         self,
@@ -115,10 +117,7 @@ class CpuBackend:
     def attend_span(
         self, qkv: Tensor, rotary: Rotary, keys: Tensor, values: Tensor, sequence: int, past: int
     ) -> Tensor:
-        tokens = qkv.shape[0]
-        sequences = torch.full((tokens,), sequence, dtype=torch.int32)
-        positions = torch.arange(past, past + tokens, dtype=torch.int32)
-        return self._attend(qkv, rotary, keys, values, sequences, positions, consecutive=True)
+        return self._attend(qkv, rotary, keys, values, None, None, sequence, past)
 
     def attend_each(
         self,
@@ -130,7 +129,7 @@ class CpuBackend:
         positions: Tensor,
         longest: int,
     ) -> Tensor:
-        return self._attend(qkv, rotary, keys, values, sequences, positions, consecutive=False)
+        return self._attend(qkv, rotary, keys, values, sequences, positions, 0, 0)
 
     def _attend(
         self,
@@ -138,15 +137,19 @@ class CpuBackend:
         rotary: Rotary,
         keys: Tensor,
         values: Tensor,
-        sequences: Tensor,
-        positions: Tensor,
-        *,
-        consecutive: bool,
+        sequences: Tensor | None,
+        positions: Tensor | None,
+        sequence: int,
+        past: int,
     ) -> Tensor:
+        """Of tokens at ``positions`` of ``sequences``, or after ``past`` others of one."""
         _, kv_heads, capacity, dim = keys.shape
         tokens, width = qkv.shape
         heads = width // dim - 2 * kv_heads
         if dim % LANES or dim > LARGEST_HEAD or keys.dtype not in CACHE_BITS:
+            if sequences is None or positions is None:
+                sequences = torch.full((tokens,), sequence)
+                positions = torch.arange(past, past + tokens)
             return _attend_plainly(qkv, rotary, keys, values, sequences, positions)
         qkv = qkv.contiguous()
         out = torch.empty(tokens, heads * dim)
@@ -156,8 +159,8 @@ class CpuBackend:
             rotary.sin.data_ptr(),
             keys.data_ptr(),
             values.data_ptr(),
-            sequences.data_ptr(),
-            positions.data_ptr(),
+            0 if sequences is None else sequences.data_ptr(),
+            0 if positions is None else positions.data_ptr(),
             out.data_ptr(),
             capacity,
             tokens,
@@ -165,7 +168,8 @@ class CpuBackend:
             kv_heads,
             dim,
             CACHE_BITS[keys.dtype],
-            consecutive,
+            sequence,
+            past,
         )
         return out
 
@@ -210,9 +214,7 @@ class CpuBackend:
                 return self._plain.experts(of_rows, experts, residual[rows], between)
 
             return _in_exact_splits(some, residual.shape[0])
-        return _packed_experts(
-            routed.normed, routed.weights, routed.expert_ids, experts, residual
-        )
+        return _packed_experts(routed.normed, routed.weights, routed.expert_ids, experts, residual)
 
     def mlp(
         self,
@@ -248,6 +250,22 @@ def _in_exact_splits(operation: Callable[[slice], Tensor], tokens: int) -> Tenso
 
 
 CACHE_BITS = {torch.bfloat16: 16, torch.float32: 32}
+
+
+def _numbers_of(projections: Sequence[Projection]) -> tuple[tuple[int, ...], int] | None:
+    """What the extension is told of layers side by side, and their rows in all; None where it
+    cannot compute them."""
+    numbers: list[int] = []
+    total = 0
+    for weight, bias in projections:
+        form = _form_of(weight)
+        if form is None or (bias is not None and bias.dtype != torch.float32):
+            return None
+        data = weight.data if isinstance(weight, PackedMatrix) else weight
+        rows = weight.rows if isinstance(weight, PackedMatrix) else weight.shape[0]
+        numbers += (data.data_ptr(), 0 if bias is None else bias.data_ptr(), rows, form)
+        total += rows
+    return (tuple(numbers), total) if len(projections) <= MOST_MATRICES else None
 
 
 def _form_of(weight: Tensor | PackedMatrix) -> int | None:

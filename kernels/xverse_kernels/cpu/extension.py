@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+_missing: str | None = None
+native: Any = None
 try:
-    from xverse_kernels.cpu import _native as native  # type: ignore[attr-defined]
-
-    _missing = None
+    native = import_module("xverse_kernels.cpu._native")
 except ImportError as error:  # not built, or for another machine
-    native: Any = None  # type: ignore[no-redef]
     _missing = str(error)
 
 

@@ -15,6 +15,14 @@ INLINE size_t cache_row(const Attend *call, int sequence, int head, int64_t posi
     return (size_t)((line * call->capacity + position) * call->dim);
 }
 
+INLINE int position_of(const Attend *call, int token) {
+    return call->positions ? call->positions[token] : call->past + token;
+}
+
+INLINE int sequence_of(const Attend *call, int token) {
+    return call->sequences ? call->sequences[token] : call->sequence;
+}
+
 INLINE vf cache_load(const void *rows, int bits, size_t place) {
     return bits == 16 ? vf_load_bf16((const uint16_t *)rows + place)
                       : vf_load((const float *)rows + place);
@@ -47,7 +55,7 @@ INLINE void rotate(const float *x, const float *cos, const float *sin, int dim, 
 /* One KV head of one token: its queries to scratch, its key and value to the cache. */
 static void rotate_and_store(const AttendWork *work, int token, int head) {
     const Attend *call = work->call;
-    const int dim = call->dim, position = call->positions[token];
+    const int dim = call->dim, position = position_of(call, token);
     const size_t d = (size_t)dim;
     const float *line =
         call->qkv + (size_t)token * (size_t)(call->heads + 2 * call->kv_heads) * d;
@@ -58,7 +66,7 @@ static void rotate_and_store(const AttendWork *work, int token, int head) {
                work->queries + ((size_t)token * (size_t)call->heads + (size_t)q) * d);
     float key[MOST_DIM];
     rotate(line + (size_t)(call->heads + head) * d, cos, sin, dim, 1.0f, key);
-    size_t place = cache_row(call, call->sequences[token], head, position);
+    size_t place = cache_row(call, sequence_of(call, token), head, position);
     cache_store(call->keys, call->cache_bits, place, key, dim);
     cache_store(call->values, call->cache_bits, place,
                 line + (size_t)(call->heads + call->kv_heads + head) * d, dim);
@@ -178,7 +186,7 @@ ATTEND_CASES(attend_128, 8)
 ATTEND_CASES(attend_any, call->dim / 16)
 
 INLINE int tile_of_tokens(const AttendWork *work) {
-    return work->group >= QUERIES || !work->call->consecutive ? 1 : QUERIES / work->group;
+    return work->group >= QUERIES || work->call->positions ? 1 : QUERIES / work->group;
 }
 
 /* All query heads of one KV head for a tile of tokens. */
@@ -192,10 +200,10 @@ static void attend_head(const AttendWork *work, int token, int tokens, int head)
         Query *query = &queries[count++];
         query->query = work->queries + place;
         query->out = call->out + place;
-        query->limit = call->positions[t] + 1;
+        query->limit = position_of(call, t) + 1;
         if (count < QUERIES && i + 1 < tokens * work->group) continue;
         (call->dim == 80 ? attend_80 : call->dim == 128 ? attend_128 : attend_any)(
-            call, call->sequences[token], head, queries, count);
+            call, sequence_of(call, token), head, queries, count);
         count = 0;
     }
 }

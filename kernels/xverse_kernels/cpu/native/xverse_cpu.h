@@ -59,10 +59,11 @@ typedef struct {
 typedef struct {
     const float *qkv, *cos, *sin; /* [T, (heads + 2 kv_heads) * D], [positions, D] */
     void *keys, *values;          /* [sequences, kv_heads, capacity, D], bf16 or fp32 */
-    const int32_t *sequences, *positions; /* [T] */
+    const int32_t *sequences, *positions; /* [T], or NULL: consecutive tokens */
     float *out;                           /* [T, heads * D] */
     int64_t capacity;
-    int tokens, heads, kv_heads, dim, cache_bits, consecutive;
+    int tokens, heads, kv_heads, dim, cache_bits;
+    int sequence, past; /* of consecutive tokens: theirs, and how many came before */
 } Attend;
 
 typedef struct {
