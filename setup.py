@@ -1,4 +1,4 @@
-"""The one thing that pyproject.toml cannot say: the C extension, which an install can do without."""
+"""What pyproject.toml cannot say: the C extension, which an install can do without."""
 
 from pathlib import Path
 

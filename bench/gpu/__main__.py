@@ -11,7 +11,7 @@ from bench.gpu import ROOT
 from bench.gpu.kernels import measure_kernels
 from bench.gpu.peer import measure_peer
 from bench.gpu.runtime import measure_runtime
-from bench.gpu.table import Report
+from bench.table import Report
 
 RESULTS = ROOT / "bench" / "results"
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from bench.gpu.parity import check_experts
 from bench.gpu.random_weights import random_experts, random_packed
-from bench.gpu.table import Report
 from bench.gpu.timing import matmul_rate, microseconds, read_bandwidth
+from bench.table import Report
 from xverse_kernels.packing import FORMATS, ExpertBlocks, ExpertLayout, WeightFormat
 from xverse_kernels.triton import attention, experts, linear, sampling
 from xverse_kernels.triton.backend import TritonBackend

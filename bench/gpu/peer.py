@@ -14,7 +14,7 @@ import torch
 
 from bench.gpu.random_model import random_decoder
 from bench.gpu.runtime import GREEDY, _loop, decode_seconds
-from bench.gpu.table import Report
+from bench.table import Report
 from xverse_runtime.kv_cache import KVCache
 from xverse_runtime.store.precision import PRESETS
 

@@ -11,8 +11,8 @@ from statistics import median
 import torch
 
 from bench.gpu.random_model import DTYPE, random_decoder
-from bench.gpu.table import Report
 from bench.gpu.timing import read_bandwidth
+from bench.table import Report
 from xverse_kernels.types import TokenChoice
 from xverse_runtime.config import EngineConfig, ModelConfig
 from xverse_runtime.decode_loop import DecodeLoop

@@ -1,7 +1,7 @@
 """The decoder's operations on packed weights, one call of the C extension each.
 
-Activations are fp32 throughout. What a token gets does not depend on the other tokens of a call, nor
-on the number of threads: see ``native/kernels.h``.
+Activations are fp32 throughout. What a token gets does not depend on the other tokens of a call,
+nor on the number of threads: see ``native/kernels.h``.
 """
 
 from __future__ import annotations

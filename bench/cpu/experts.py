@@ -1,0 +1,98 @@
+"""The experts of one layer, for one token and for prompts, on every instruction set."""
+
+from __future__ import annotations
+
+from statistics import median
+from time import perf_counter
+
+import torch
+
+from bench.table import Report
+from xverse_kernels.cpu.backend import CpuBackend
+from xverse_kernels.cpu.extension import instruction_sets, native
+from xverse_kernels.packing import FORMATS, ExpertBlocks, ExpertLayout
+from xverse_kernels.types import RoutedTokens, SwigluWeights
+
+HIDDEN, WIDTH, ROUTED, SHARED, TOP_K = 2560, 1728, 64, 2, 6
+BYTES = 2**30  # of different experts: far more than any cache
+CALLS = 24
+PROMPTS = (128, 512)
+
+
+def read_bandwidth(data: torch.Tensor) -> float:
+    """Bytes per second of the best of four plain reads, two of the extension and two of torch."""
+    words = data.view(torch.int64).flatten()
+    best = float("inf")
+    for _ in range(2):
+        for read in (lambda: native.read(data.data_ptr(), data.nbytes), lambda: words.sum()):
+            started = perf_counter()
+            read()
+            best = min(best, perf_counter() - started)
+    return data.nbytes / best
+
+
+def measure_experts(report: Report, threads: int, rounds: int) -> None:
+    """Bytes moved over the bandwidth of the same round, and multiplications per second."""
+    torch.set_num_threads(threads)
+    for form in ("int4", "int8"):
+        _measure_form(report, form, threads, max(rounds, 6))
+
+
+def _measure_form(report: Report, form: str, threads: int, rounds: int) -> None:
+    layout = ExpertLayout(HIDDEN, WIDTH, FORMATS[form])
+    used = layout.gate_up_bytes + layout.down_bytes
+    count = max(ROUTED + SHARED, BYTES // layout.block_bytes)
+    random = [torch.randn(WIDTH, HIDDEN) * 0.02 for _ in range(2)]
+    block = layout.pack(SwigluWeights(*random, torch.randn(HIDDEN, WIDTH) * 0.02))
+    blocks = ExpertBlocks(block.repeat(count, 1), layout, torch.float32)
+    report.table(
+        f"{form} experts of a layer",
+        ["instructions", "1 token: GB/s", "of plain reads, median (worst to best)"]
+        + [f"GFLOP/s, {tokens} tokens" for tokens in PROMPTS],
+    )
+    sets = {name: CpuBackend(name) for name in instruction_sets() if name != "portable"}
+    moved: dict[str, list[float]] = {name: [] for name in sets}
+    share: dict[str, list[float]] = {name: [] for name in sets}
+    for backend in sets.values():
+        backend.set_threads(threads)
+    for _ in range(rounds):
+        before = read_bandwidth(blocks.blocks)
+        rates = {name: _decode(name, blocks, count) * used for name in sets}
+        best = max(before, read_bandwidth(blocks.blocks))
+        for name, rate in rates.items():
+            moved[name].append(rate)
+            share[name].append(rate / best)
+    for name, parts in share.items():
+        spread = f"{median(parts):.2f} ({min(parts):.2f} to {max(parts):.2f})"
+        flops = [f"{_prompt(name, blocks, tokens) / 1e9:.0f}" for tokens in PROMPTS]
+        report.row(name, f"{median(moved[name]) / 1e9:.1f}", spread, *flops)
+
+
+def _routed(tokens: int, experts: int) -> RoutedTokens:
+    slots = TOP_K + SHARED
+    ids = torch.stack([torch.randperm(experts)[:slots] for _ in range(tokens)])
+    weights = torch.rand(tokens, slots)
+    return RoutedTokens(torch.randn(tokens, HIDDEN), weights, ids, torch.empty(0))
+
+
+def _decode(name: str, blocks: ExpertBlocks, experts: int) -> float:
+    """Experts per second, each of other tokens."""
+    backend = CpuBackend(name)
+    calls = [_routed(1, experts) for _ in range(CALLS)]
+    residual = torch.zeros(1, HIDDEN)
+    started = perf_counter()
+    for routed in calls:
+        backend.experts(routed, blocks, residual)
+    return CALLS * (TOP_K + SHARED) / (perf_counter() - started)
+
+
+def _prompt(name: str, blocks: ExpertBlocks, tokens: int) -> float:
+    """Floating-point operations per second, two for each weight and token."""
+    backend = CpuBackend(name)
+    routed, residual = _routed(tokens, ROUTED + SHARED), torch.zeros(tokens, HIDDEN)
+    best = float("inf")
+    for _ in range(4):
+        started = perf_counter()
+        backend.experts(routed, blocks, residual)
+        best = min(best, perf_counter() - started)
+    return tokens * (TOP_K + SHARED) * 3 * 2 * HIDDEN * WIDTH / best
