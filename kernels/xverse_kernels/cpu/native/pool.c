@@ -4,7 +4,11 @@
  * left). Whoever holds a run keeps the job alive: the caller waits until all units are reported
  * done, so a thread that sleeps through a job, or is pushed aside by another program, delays it by
  * at most the run it holds. Idle threads spin for a short while, because the next operation of a
- * token follows within microseconds, and then sleep. */
+ * token follows within microseconds, and then sleep.
+ *
+ * Where another program takes a core for long, the caller would wait for the thread that lost it in
+ * job after job. So the pool notes how long it waits, gives the core up by letting a thread rest,
+ * and tries again now and then. */
 #include "xverse_cpu.h"
 
 #include <pthread.h>
@@ -22,11 +26,12 @@
 #endif
 
 enum { MOST_THREADS = 256, SPIN_NANOSECONDS = 200000, LOOKS = 64 };
+enum { WINDOW = 128, LONGEST_REST = 64 }; /* jobs, and windows of them */
 
 static struct {
     pthread_mutex_t caller; /* one job at a time */
     pthread_mutex_t lock;   /* for sleeping and waking */
-    pthread_cond_t wake;
+    pthread_cond_t wake, rested;
     _Atomic uint64_t ticket;
     _Atomic int left; /* units not yet done */
     _Atomic int sleepers, stopping;
@@ -34,11 +39,15 @@ static struct {
     const void *job;
     int units;
     _Atomic int longest;
-    int workers; /* besides the calling thread */
+    int workers;            /* besides the calling thread */
+    _Atomic int active;     /* of them; the others rest */
+    int jobs, rest, patience; /* of this window; windows to rest, and of these still to come */
+    int64_t worked, waited; /* nanoseconds of this window */
     pthread_t threads[MOST_THREADS];
 } pool = {.caller = PTHREAD_MUTEX_INITIALIZER,
           .lock = PTHREAD_MUTEX_INITIALIZER,
-          .wake = PTHREAD_COND_INITIALIZER};
+          .wake = PTHREAD_COND_INITIALIZER,
+          .rested = PTHREAD_COND_INITIALIZER};
 
 static struct {
     void *memory;
@@ -71,7 +80,7 @@ static void take_part(void) {
     for (;;) {
         uint32_t remaining = (uint32_t)ticket;
         if (!remaining) return;
-        uint32_t run = remaining / (2 * ((uint32_t)pool.workers + 1));
+        uint32_t run = remaining / (2 * ((uint32_t)atomic_load(&pool.active) + 1));
         /* `longest` may belong to another job than `ticket`: then the exchange fails. */
         uint32_t longest = (uint32_t)atomic_load_explicit(&pool.longest, memory_order_relaxed);
         run = run > longest ? longest : run ? run : 1;
@@ -87,25 +96,59 @@ static int work_waits(void) {
     return (uint32_t)atomic_load(&pool.ticket) || atomic_load(&pool.stopping);
 }
 
-static void sleep_until_work(void) {
+static int may_work(int number) {
+    return number < atomic_load(&pool.active) || atomic_load(&pool.stopping);
+}
+
+static void sleep_until_work(int number) {
     pthread_mutex_lock(&pool.lock);
+    while (!may_work(number)) pthread_cond_wait(&pool.rested, &pool.lock);
     atomic_fetch_add(&pool.sleepers, 1);
-    while (!work_waits()) pthread_cond_wait(&pool.wake, &pool.lock);
+    while (may_work(number) && !work_waits()) pthread_cond_wait(&pool.wake, &pool.lock);
     atomic_fetch_sub(&pool.sleepers, 1);
     pthread_mutex_unlock(&pool.lock);
 }
 
-static void *worker(void *unused) {
-    (void)unused;
+static void *worker(void *argument) {
+    int number = (int)(intptr_t)argument;
     while (!atomic_load(&pool.stopping)) {
+        if (!may_work(number)) sleep_until_work(number);
         take_part();
         int64_t until = nanoseconds() + SPIN_NANOSECONDS;
-        while (!work_waits()) {
+        while (!work_waits() && may_work(number)) {
             for (int look = 0; look < LOOKS && !work_waits(); look++) RELAX();
-            if (nanoseconds() > until) sleep_until_work();
+            if (nanoseconds() > until) sleep_until_work(number);
         }
     }
     return NULL;
+}
+
+static void set_active(int active) {
+    pthread_mutex_lock(&pool.lock);
+    atomic_store(&pool.active, active);
+    pthread_cond_broadcast(&pool.rested);
+    pthread_mutex_unlock(&pool.lock);
+}
+
+/* After a job: lets a thread rest when a third of a window went by in waiting for others, for ever
+ * longer as long as that does not change. */
+static void adapt(int64_t worked, int64_t waited) {
+    int active = atomic_load(&pool.active);
+    pool.worked += worked;
+    pool.waited += waited;
+    if (++pool.jobs < WINDOW) return;
+    if (active && pool.waited * 3 > pool.worked) {
+        pool.rest = pool.rest >= LONGEST_REST / 2 ? LONGEST_REST : 2 * pool.rest + 2;
+        pool.patience = pool.rest;
+        set_active(active - 1);
+    } else if (active == pool.workers) {
+        pool.rest /= 2;
+    } else if (--pool.patience <= 0) {
+        pool.patience = pool.rest;
+        set_active(active + 1);
+    }
+    pool.jobs = 0;
+    pool.worked = pool.waited = 0;
 }
 
 static void wake_sleepers(void) {
@@ -115,14 +158,14 @@ static void wake_sleepers(void) {
     pthread_mutex_unlock(&pool.lock);
 }
 
-void pool_run(Work *work, const void *job, int units, int longest) {
-    if (units <= 0) return;
-    if (longest < 1) longest = 1;
-    if (!pool.workers || units == 1) {
-        for (int first = 0; first < units; first += longest)
-            work(job, first, first + longest < units ? first + longest : units);
-        return;
-    }
+static void run_alone(Work *work, const void *job, int units, int longest) {
+    for (int first = 0; first < units; first += longest)
+        work(job, first, first + longest < units ? first + longest : units);
+}
+
+/* Returns the nanoseconds of waiting for threads that something pushed aside: a run takes
+ * microseconds otherwise. */
+static int64_t run_together(Work *work, const void *job, int units, int longest) {
     pool.work = work;
     pool.job = job;
     pool.units = units;
@@ -132,20 +175,37 @@ void pool_run(Work *work, const void *job, int units, int longest) {
     atomic_store(&pool.ticket, generation << 32 | (uint32_t)units);
     wake_sleepers();
     take_part();
-    /* A run that another thread holds takes microseconds, unless something pushed it aside. */
-    for (int looks = 0; atomic_load_explicit(&pool.left, memory_order_acquire); looks++) {
-        if (looks < 1 << 14) RELAX();
-        else sched_yield();
+    for (int looks = 0; looks < 1 << 12; looks++) {
+        if (!atomic_load_explicit(&pool.left, memory_order_acquire)) return 0;
+        RELAX();
     }
+    int64_t begun = nanoseconds();
+    while (atomic_load_explicit(&pool.left, memory_order_acquire)) sched_yield();
+    return nanoseconds() - begun;
+}
+
+void pool_run(Work *work, const void *job, int units, int longest) {
+    if (units <= 0) return;
+    if (longest < 1) longest = 1;
+    if (!pool.workers || units == 1) {
+        run_alone(work, job, units, longest);
+        return;
+    }
+    int64_t begun = nanoseconds(), waited = 0;
+    if (atomic_load(&pool.active)) waited = run_together(work, job, units, longest);
+    else run_alone(work, job, units, longest);
+    adapt(nanoseconds() - begun, waited);
 }
 
 static void stop_workers(void) {
     atomic_store(&pool.stopping, 1);
     pthread_mutex_lock(&pool.lock);
     pthread_cond_broadcast(&pool.wake);
+    pthread_cond_broadcast(&pool.rested);
     pthread_mutex_unlock(&pool.lock);
     for (int i = 0; i < pool.workers; i++) pthread_join(pool.threads[i], NULL);
     pool.workers = 0;
+    atomic_store(&pool.active, 0);
     atomic_store(&pool.stopping, 0);
 }
 
@@ -154,8 +214,9 @@ static void forget_after_fork(void) {
     pthread_mutex_t unlocked = PTHREAD_MUTEX_INITIALIZER;
     pthread_cond_t fresh = PTHREAD_COND_INITIALIZER;
     pool.caller = pool.lock = unlocked;
-    pool.wake = fresh;
+    pool.wake = pool.rested = fresh;
     pool.workers = 0;
+    atomic_store(&pool.active, 0);
     atomic_store(&pool.sleepers, 0);
     atomic_store(&pool.stopping, 0);
     atomic_store(&pool.ticket, 0);
@@ -170,9 +231,13 @@ int pool_resize(int threads) {
     if (threads - 1 != pool.workers) {
         stop_workers();
         while (pool.workers < threads - 1 && !failed) {
-            failed = pthread_create(&pool.threads[pool.workers], NULL, worker, NULL);
+            void *number = (void *)(intptr_t)pool.workers;
+            failed = pthread_create(&pool.threads[pool.workers], NULL, worker, number);
             if (!failed) pool.workers++;
         }
+        pool.jobs = pool.rest = pool.patience = 0;
+        pool.worked = pool.waited = 0;
+        set_active(pool.workers);
     }
     pool_unlock();
     return failed ? -1 : 0;
