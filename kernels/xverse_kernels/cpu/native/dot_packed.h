@@ -81,7 +81,7 @@ INLINE void tile(Form form, int tokens, int blocks, int wide, const uint8_t *dat
 }
 
 /* How far ahead of a single token's stream of weights lines are fetched. */
-enum { AHEAD = 2304 };
+enum { AHEAD = 12 * 576 };
 
 /* The same for any number of tokens up to a tile's. */
 #define TILES(name, form, wide, most) \
