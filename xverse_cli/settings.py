@@ -27,7 +27,7 @@ SETTINGS: dict[str, Reader] = {
     "context": integer(1),
     "chat_template": words,
     "threads": integer(1, 4096),
-    "backend": choice("auto", "triton", "reference"),
+    "backend": choice("auto", "triton", "cpu", "reference"),
     "cuda_graph": on_off,
     "lookup": on_off,
     "system": words,

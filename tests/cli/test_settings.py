@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from xverse_cli.messages import error_text
+from xverse_cli.messages import error_text, text
 from xverse_cli.settings import (
     DEFAULT_MODEL,
     SETTINGS,
@@ -79,6 +79,15 @@ def test_a_switch_takes_on_and_off_alone() -> None:
     for word, value in (("on", True), ("OFF", False), ("1", True), ("no", False)):
         assert load_settings({}, {"XVERSE_CUDA_GRAPH": word}).cuda_graph is value
     assert "one of on, off" in failure({}, {"XVERSE_CUDA_GRAPH": "offf"})
+
+
+def test_every_backend_can_be_chosen() -> None:
+    from xverse_kernels.backend import NAMES
+
+    for name in ("auto", *NAMES):
+        assert load_settings({"backend": name}, {}).backend == name
+        assert name in text("help.backend")
+    assert "one of auto, triton, cpu, reference" in failure({}, {"XVERSE_BACKEND": "cudnn"})
 
 
 def test_precedence(tmp_path: Path) -> None:

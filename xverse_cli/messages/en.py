@@ -56,7 +56,8 @@ TEXTS: dict[str, str] = {
     "help.chat_template": "Chat format: human-assistant, system-user-assistant, raw,"
     " or a Jinja file.",
     "help.threads": "Processor threads to compute with.",
-    "help.backend": "Kernels to compute with: auto, triton (GPU) or reference (plain torch).",
+    "help.backend": "Kernels to compute with: auto, triton (GPU), cpu (packed weights)"
+    " or reference (plain torch).",
     "help.cuda_graph": "Replay decoding steps as CUDA graphs (on); off helps to find faults.",
     "help.lookup": "Compute several tokens at once where a text repeats itself (on);"
     " what is written stays the same.",
