@@ -60,6 +60,7 @@ docs: ## renew the outputs in README.md and the tables in docs/cli.md
 	@$(VENV)/python -m xverse_cli.reference docs/cli.md
 
 clean: ## remove caches and build products
+	rm -f kernels/xverse_kernels/cpu/_native* .venv/.xverse-installed-*
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
 

@@ -18,6 +18,7 @@ stamp=$venv/.xverse-installed-$profile
 torch_from=$venv/.xverse-torch-index
 unfinished=$venv/.xverse-unfinished
 made_for=$venv/.xverse-folder
+cpu_kernels=kernels/xverse_kernels/cpu
 
 say() { printf '%s\n' "$@" >&2; }
 fail() { say "$@"; exit 1; }
@@ -25,9 +26,15 @@ pip() { PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1 "$venv_python" -m pip "$@" </
 minor_version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null; }
 pin() { sed -n "s/^\($1==[^ ;]*\).*/\1/p" constraints.txt | head -n 1; }
 
-# Everything that decides what is installed.
+# Everything that decides what is installed, and whether the C extension can be built now.
 fingerprint() {
-    { cat pyproject.toml constraints.txt tools/install.sh; printf '%s\n' "$torch_index"; } | cksum
+    {
+        cat pyproject.toml constraints.txt setup.py tools/install.sh "$cpu_kernels"/native/*.[ch]
+        printf '%s\n' "$torch_index" "${CC:-}"
+        for compiler in cc gcc clang; do command -v "$compiler" || true; done
+        "$venv_python" -c 'import os, sysconfig
+print(os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' 2>/dev/null || true
+    } | cksum
 }
 
 # The programs in .venv/bin hold its full path, so a moved checkout needs a new one.
@@ -125,8 +132,12 @@ if [ "$torch_index" != "$torch_index_before" ]; then
     attempt install --index-url "$torch_index" --no-deps --force-reinstall "$(pin torch)"
     printf '%s\n' "$torch_index" >"$torch_from"
 fi
+key=$(fingerprint) # the environment may not have been there before
 attempt install -c "$constraints" --no-build-isolation -e ".$extras"
 
 printf '%s\n' "$key" >"$stamp"
 rm -f "$unfinished"
+"$venv_python" -c 'import xverse_kernels.cpu._native' 2>/dev/null || say \
+    "The fast CPU kernels were not built: for them it takes a C compiler and Python's header files" \
+    "(Debian, Ubuntu: sudo apt install gcc python$(minor_version "$venv_python")-dev). Then run the same command again."
 say "Installed. The command is $venv/bin/xverse"

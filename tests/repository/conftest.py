@@ -10,7 +10,7 @@ import pytest
 def source_copy(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the wheel is made from, copied, so that building leaves nothing in the checkout."""
     copy = tmp_path_factory.mktemp("source")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE"):
         shutil.copy2(repository / name, copy)
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.so")
     for name in ("xverse_cli", "runtime", "kernels"):

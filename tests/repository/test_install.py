@@ -30,8 +30,13 @@ case "$*" in
     *"version_info[:2]"*) echo "${MINOR:-3.11}" ;;
     *"sys.version.split"*) echo "${MINOR:-3.11}.9" ;;
     *'version("torch")'*) exit 1 ;;
+    *"Python.h"*) echo "${HEADERS:-True}" ;;
+    *"import xverse_kernels.cpu._native"*) exit "${NOT_BUILT:-0}" ;;
 esac
 """
+
+
+NATIVE = Path("kernels", "xverse_kernels", "cpu", "native")
 
 
 class Checkout:
@@ -43,6 +48,8 @@ class Checkout:
         shutil.copy(repository / "tools" / "install.sh", self.path / "tools")
         shutil.copy(repository / "constraints.txt", self.path)
         shutil.copy(repository / "pyproject.toml", self.path)
+        shutil.copy(repository / "setup.py", self.path)
+        shutil.copytree(repository / NATIVE, self.path / NATIVE)
         self.programs = folder / "bin"
         self.programs.mkdir()
         for name in ("python3", "python3.99"):
@@ -101,8 +108,17 @@ def test_tests_add_their_packages_and_serve_the_user(checkout: Checkout) -> None
     assert checkout.calls == []
 
 
-@pytest.mark.parametrize("changed", ["pyproject.toml", "constraints.txt"])
-def test_changed_requirements_are_installed(changed: str, checkout: Checkout) -> None:
+@pytest.mark.parametrize(
+    "changed",
+    [
+        "pyproject.toml",
+        "constraints.txt",
+        "setup.py",
+        (NATIVE / "module.c").as_posix(),
+        (NATIVE / "kernels.h").as_posix(),
+    ],
+)
+def test_changed_sources_are_installed(changed: str, checkout: Checkout) -> None:
     checkout.install("test")
     with (checkout.path / changed).open("a", encoding="utf-8") as file:
         file.write("# a change\n")
@@ -110,6 +126,25 @@ def test_changed_requirements_are_installed(changed: str, checkout: Checkout) ->
     assert len(checkout.calls) == 2
     checkout.install("test")
     assert checkout.calls[-1].endswith("-e .[test]")
+
+
+def test_missing_cpu_kernels_are_said_and_built_once_they_can_be(checkout: Checkout) -> None:
+    result = checkout.install(NOT_BUILT="1", HEADERS="False")
+    assert result.returncode == 0
+    assert "CPU kernels were not built" in result.stderr
+    assert "sudo apt install gcc python3.11-dev" in result.stderr
+    checkout.install(HEADERS="False")
+    assert checkout.calls == []
+    result = checkout.install(HEADERS="True")
+    assert checkout.calls[-1].endswith("-e .")
+    assert "not built" not in result.stderr
+    compiler = checkout.programs / "clang"
+    compiler.write_text("", encoding="utf-8")
+    compiler.chmod(0o755)
+    checkout.install()
+    assert checkout.calls[-1].endswith("-e .")
+    checkout.install()
+    assert checkout.calls == []
 
 
 def test_failed_installation_is_tried_again(checkout: Checkout) -> None:
