@@ -14,7 +14,7 @@ from torch import Tensor
 
 from xverse_kernels import reference
 from xverse_kernels.cpu.extension import native
-from xverse_kernels.packing import BF16, ExpertBlocks, PackedMatrix
+from xverse_kernels.packing import BF16, INT4, ExpertBlocks, PackedMatrix
 from xverse_kernels.reference_backend import ReferenceBackend, normed_state
 from xverse_kernels.types import Norm, Projection, Rotary, RoutedTokens, SwigluWeights
 
@@ -60,7 +60,13 @@ class CpuBackend:
         if between is not None:
             between()
         plan = self._plan(projections)
-        if plan is None or x.dtype != torch.float32:
+        scale = None if norm is None else norm.weight
+        if plan is None and len(projections) > 1:
+            parts = [self.linear(x, [one], norm=norm, between=between) for one in projections]
+            joined = torch.cat(parts, dim=1)
+            joined = joined if residual is None else residual + joined
+            return joined if out_dtype is None else joined.to(out_dtype)
+        if plan is None or not _all_fp32(x, scale, residual):
             return self._plain_linear(x, projections, norm, residual, out_dtype, between)
         matrices, rows = plan
         x = x.contiguous()
@@ -146,7 +152,9 @@ class CpuBackend:
         _, kv_heads, capacity, dim = keys.shape
         tokens, width = qkv.shape
         heads = width // dim - 2 * kv_heads
-        if dim % LANES or dim > LARGEST_HEAD or keys.dtype not in CACHE_BITS:
+        fits = dim % LANES == 0 and dim <= LARGEST_HEAD and keys.dtype in CACHE_BITS
+        whole = keys.is_contiguous() and values.is_contiguous()
+        if not (fits and whole and qkv.dtype == torch.float32):
             if sequences is None or positions is None:
                 sequences = torch.full((tokens,), sequence)
                 positions = torch.arange(past, past + tokens)
@@ -174,7 +182,11 @@ class CpuBackend:
         return out
 
     def route(self, x: Tensor, norm: Norm, router: Tensor, top_k: int, shared: int) -> RoutedTokens:
-        x = x.contiguous()
+        if not _all_fp32(x, norm.weight, router):
+            rows = _exact_splits(x.shape[0])
+            parts = [self._plain.route(x[some], norm, router, top_k, shared) for some in rows]
+            return RoutedTokens(*map(torch.cat, zip(*parts, strict=True)))
+        x, router = x.contiguous(), router.contiguous()
         tokens, hidden = x.shape
         experts = router.shape[0]
         normed = torch.empty_like(x)
@@ -207,7 +219,8 @@ class CpuBackend:
     ) -> Tensor:
         if between is not None:
             between()
-        if not isinstance(experts, ExpertBlocks) or not _divides(experts):
+        fp32 = _all_fp32(routed.normed, routed.weights, residual)
+        if not (isinstance(experts, ExpertBlocks) and _divides(experts) and fp32):
 
             def some(rows: slice) -> Tensor:
                 of_rows = RoutedTokens(*(part[rows] for part in routed))
@@ -226,7 +239,8 @@ class CpuBackend:
     ) -> Tensor:
         if between is not None:
             between()
-        if not isinstance(experts, ExpertBlocks) or not _divides(experts):
+        fp32 = _all_fp32(x, norm.weight, residual)
+        if not (isinstance(experts, ExpertBlocks) and _divides(experts) and fp32):
 
             def some(rows: slice) -> Tensor:
                 return self._plain.mlp(x[rows], norm, experts, residual[rows], between)
@@ -242,11 +256,19 @@ class CpuBackend:
 
 
 def _in_exact_splits(operation: Callable[[slice], Tensor], tokens: int) -> Tensor:
+    parts = [operation(rows) for rows in _exact_splits(tokens)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _exact_splits(tokens: int) -> list[slice]:
     """Torch sums matrices of other heights in another order: few tokens go one by one."""
     if tokens > MOST_ALONE:
-        return operation(slice(0, tokens))
-    rows = [operation(slice(row, row + 1)) for row in range(tokens)]
-    return rows[0] if tokens == 1 else torch.cat(rows)
+        return [slice(0, tokens)]
+    return [slice(row, row + 1) for row in range(tokens)]
+
+
+def _all_fp32(*tensors: Tensor | None) -> bool:
+    return all(one is None or one.dtype == torch.float32 for one in tensors)
 
 
 CACHE_BITS = {torch.bfloat16: 16, torch.float32: 32}
@@ -265,7 +287,10 @@ def _numbers_of(projections: Sequence[Projection]) -> tuple[tuple[int, ...], int
         rows = weight.rows if isinstance(weight, PackedMatrix) else weight.shape[0]
         numbers += (data.data_ptr(), 0 if bias is None else bias.data_ptr(), rows, form)
         total += rows
-    return (tuple(numbers), total) if len(projections) <= MOST_MATRICES else None
+    forms = numbers[3::4]
+    if len(forms) > MOST_MATRICES or (INT4.bits in forms and BF16.bits in forms):
+        return None  # activations of a call are prepared in one way for each of these two
+    return tuple(numbers), total
 
 
 def _form_of(weight: Tensor | PackedMatrix) -> int | None:
@@ -290,6 +315,7 @@ def _packed_experts(
 ) -> Tensor:
     layout = experts.layout
     x, residual, weights = x.contiguous(), residual.contiguous(), weights.contiguous()
+    ids, table = ids.to(torch.int64).contiguous(), experts.table.contiguous()
     out = torch.empty_like(residual)
     native.experts(
         x.data_ptr(),
@@ -298,7 +324,7 @@ def _packed_experts(
         ids.data_ptr(),
         out.data_ptr(),
         experts.blocks.data_ptr(),
-        experts.table.data_ptr(),
+        table.data_ptr(),
         layout.block_bytes,
         x.shape[0],
         ids.shape[1],
