@@ -34,7 +34,7 @@ static struct {
     const void *job;
     int units;
     _Atomic int longest;
-    int workers; /* besides the calling thread */
+    _Atomic int workers; /* besides the calling thread */
     pthread_t threads[MOST_THREADS];
 } pool = {.caller = PTHREAD_MUTEX_INITIALIZER,
           .lock = PTHREAD_MUTEX_INITIALIZER,
