@@ -14,7 +14,7 @@ from torch import Tensor
 
 from xverse_kernels import reference
 from xverse_kernels.cpu.extension import native
-from xverse_kernels.packing import BF16, INT4, ExpertBlocks, PackedMatrix
+from xverse_kernels.packing import BF16, ExpertBlocks, PackedMatrix
 from xverse_kernels.reference_backend import ReferenceBackend, normed_state
 from xverse_kernels.types import Norm, Projection, Rotary, RoutedTokens, SwigluWeights
 
@@ -287,10 +287,7 @@ def _numbers_of(projections: Sequence[Projection]) -> tuple[tuple[int, ...], int
         rows = weight.rows if isinstance(weight, PackedMatrix) else weight.shape[0]
         numbers += (data.data_ptr(), 0 if bias is None else bias.data_ptr(), rows, form)
         total += rows
-    forms = numbers[3::4]
-    if len(forms) > MOST_MATRICES or (INT4.bits in forms and BF16.bits in forms):
-        return None  # activations of a call are prepared in one way for each of these two
-    return tuple(numbers), total
+    return (tuple(numbers), total) if len(projections) <= MOST_MATRICES else None
 
 
 def _form_of(weight: Tensor | PackedMatrix) -> int | None:

@@ -127,16 +127,28 @@ INLINE void soften(Query *query, int vectors, int first, float *p) {
     query->total += vf_reduce_add(sum);
 }
 
-INLINE void mix(const Attend *call, int vectors, size_t row, int keys, Query *queries, int count,
-                float (*p)[KEYS]) {
+/* Adds the values of `keys` positions from `first` on, times p. What a query does not see stays out
+ * of its sums, because 0 times a value that is not finite would spoil them. */
+INLINE void mix(const Attend *call, int vectors, size_t row, int first, int keys, Query *queries,
+                int count, float (*p)[KEYS]) {
+    int common = keys;
+    UNROLL for (int q = 0; q < count; q++)
+        if (queries[q].limit - first < common) common = queries[q].limit - first;
     for (int v = 0; v < vectors; v++) {
         vf sums[QUERIES];
         UNROLL for (int q = 0; q < count; q++) sums[q] = queries[q].mixed[v];
         size_t place = row + 16 * (size_t)v;
-        for (int key = 0; key < keys; key++, place += (size_t)call->dim) {
+        int key = 0;
+        for (; key < common; key++, place += (size_t)call->dim) {
             vf value = cache_load(call->values, call->cache_bits, place);
             UNROLL for (int q = 0; q < count; q++)
                 sums[q] = vf_fma(vf_set(p[q][key]), value, sums[q]);
+        }
+        for (; key < keys; key++, place += (size_t)call->dim) {
+            vf value = cache_load(call->values, call->cache_bits, place);
+            UNROLL for (int q = 0; q < count; q++)
+                if (key < queries[q].limit - first)
+                    sums[q] = vf_fma(vf_set(p[q][key]), value, sums[q]);
         }
         UNROLL for (int q = 0; q < count; q++) queries[q].mixed[v] = sums[q];
     }
@@ -159,8 +171,7 @@ INLINE void attend_tile(const Attend *call, int vectors, int sequence, int head,
         score(call, vectors, row, keys, queries, count, p);
         UNROLL for (int q = 0; q < count; q++)
             if (queries[q].limit > first) soften(&queries[q], vectors, first, p[q]);
-            else memset(p[q], 0, sizeof p[q]);
-        mix(call, vectors, row, keys, queries, count, p);
+        mix(call, vectors, row, first, keys, queries, count, p);
     }
     for (int q = 0; q < count; q++)
         for (int v = 0; v < vectors; v++)

@@ -1,16 +1,16 @@
 /* Dense layers: activations are prepared once, then row blocks are shared out. */
 
-enum { LINEAR_BLOCKS = 16 }; /* most row blocks of a run: what a second-level cache holds */
+enum { FORMS = 3, LINEAR_BLOCKS = 16 }; /* most row blocks of a run: what a second-level cache holds */
 
 typedef struct {
     const Linear *call;
-    uint8_t *x[2]; /* [T] prepared for int4 weights or bf16 ones, and for int8 ones */
-    size_t x_bytes[2];
+    uint8_t *x[FORMS]; /* [T] prepared for weights of each form */
+    size_t x_bytes[FORMS];
     float *normed;
     int columns_out;
 } LinearWork;
 
-INLINE int which_activations(Form form) { return form == INT8; }
+INLINE int which_activations(Form form) { return form == BF16 ? 0 : form == INT8 ? 1 : 2; }
 
 static void prepare_linear(const void *job, int first, int last) {
     const LinearWork *work = job;
@@ -22,7 +22,7 @@ static void prepare_linear(const void *job, int first, int last) {
             rms_norm(x, call->norm, call->eps, call->columns, normed);
             x = normed;
         }
-        int done[2] = {0, 0};
+        int done[FORMS] = {0};
         for (int m = 0; m < call->count; m++) {
             Form form = call->matrices[m].form;
             int which = which_activations(form);
@@ -93,9 +93,12 @@ static int linear(const Linear *call) {
     }
     pool_lock();
     work.normed = scratch(0, tokens * (size_t)call->columns * 4);
-    work.x[0] = scratch(1, tokens * work.x_bytes[0] + 64);
-    work.x[1] = scratch(2, tokens * work.x_bytes[1] + 64);
-    if (work.normed && work.x[0] && work.x[1]) {
+    int enough = work.normed != NULL;
+    for (int i = 0; i < FORMS; i++) {
+        work.x[i] = scratch(1 + i, tokens * work.x_bytes[i] + 64);
+        enough &= work.x[i] != NULL;
+    }
+    if (enough) {
         pool_run(prepare_linear, &work, call->tokens, call->tokens);
         pool_run(linear_units, &work, units, LINEAR_BLOCKS);
         failed = 0;

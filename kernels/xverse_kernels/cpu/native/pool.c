@@ -39,7 +39,7 @@ static struct {
     const void *job;
     int units;
     _Atomic int longest;
-    int workers;            /* besides the calling thread */
+    _Atomic int workers;    /* besides the calling thread */
     _Atomic int active;     /* of them; the others rest */
     int jobs, rest, patience; /* of this window; windows to rest, and of these still to come */
     int64_t worked, waited; /* nanoseconds of this window */
