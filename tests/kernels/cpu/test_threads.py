@@ -147,7 +147,8 @@ from xverse_kernels.types import Projection
 kernels = CpuBackend()
 layer = [Projection(PackedMatrix(pack_matrix(torch.randn(320, 64), INT8), 320, 64, INT8))]
 x = torch.randn(3, 64)
-kernels.set_threads(int(sys.argv[1]))
+if int(sys.argv[1]):
+    kernels.set_threads(int(sys.argv[1]))
 right = kernels.linear(x, layer)
 stop = threading.Event()
 
@@ -177,7 +178,7 @@ print("failed", failed)
 
 @needs_extension
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("threads", [0, 1, 3])
 @pytest.mark.parametrize("beside", ["idle", "busy"])
 def test_a_forked_child_computes(threads: int, beside: str) -> None:
     command = [sys.executable, "-W", "ignore", "-c", FORKED, str(threads), beside]
