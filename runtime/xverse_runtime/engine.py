@@ -153,7 +153,9 @@ class Engine:
         progress: ProgressCallback,
         on_adjustment: AdjustmentCallback,
     ) -> Engine:
-        kernels = select_kernels(config, model, device, packed=is_store(directory))
+        packed = is_store(directory)
+        kernels = select_kernels(config, model, device, packed=packed)
+        kernels_note = described(kernels, config, packed=packed)
         on_gpu = device.type == "cuda"
         loaded = load_weights(
             directory,
@@ -189,7 +191,7 @@ class Engine:
             notes=(
                 f"device: {device} ({device_reason})",
                 f"precision: {loaded.parts}",
-                f"kernels: {described(kernels)}, {threads} CPU thread{'s' if threads > 1 else ''}",
+                f"kernels: {kernels_note}, {threads} CPU thread{'s' if threads > 1 else ''}",
                 f"context: {context_length} tokens, KV cache {loaded.cache_bytes / 2**20:.1f} MiB",
             ),
         )

@@ -112,11 +112,13 @@ def select_kernels(
         ) from None
 
 
-def described(kernels: KernelBackend) -> str:
-    """The kernels' name; of the host's also their instructions, or why they are not used."""
+def described(kernels: KernelBackend, config: EngineConfig, *, packed: bool) -> str:
+    """The kernels' name; of the host's also their instructions, or why others stand in for them."""
     if isinstance(kernels, CpuBackend):
         return f"cpu ({kernels.instructions})"
-    if kernels.name == "reference" and (missing := why_missing()) is not None:
+    stand_in = kernels.name == "reference" and config.backend == "auto"
+    fit = _why_not_host(config, packed=packed) is None
+    if stand_in and fit and (missing := why_missing()) is not None:
         return f"reference (the faster cpu kernels are missing: {missing})"
     return kernels.name
 

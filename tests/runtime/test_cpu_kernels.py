@@ -239,7 +239,7 @@ def test_a_store_gets_the_c_kernels(store: Store, precision: str) -> None:
 def test_published_weights_get_the_reference(precision: str) -> None:
     engine = load(GOLDEN / "moe-bin", "auto", precision=precision)
     assert engine._decoder.kernels.name == "reference"
-    assert "missing" not in kernels_note(engine) or not instruction_sets()
+    assert "missing" not in kernels_note(engine)
 
 
 def test_exact_maths_are_the_reference(store: Store) -> None:
@@ -274,6 +274,16 @@ def test_without_the_extension_the_reference_serves(store: Store) -> None:
     assert "an install builds it where a C compiler" in note
     ids = expected_cases("moe-bin")[0]["prompt_token_ids"]
     assert list(engine.generate(ids, GREEDY))[-1].usage.completion_tokens == 24
+
+
+@pytest.mark.usefixtures("without_extension")
+def test_what_would_not_be_used_is_not_missed(store: Store) -> None:
+    for engine in (
+        load(GOLDEN / "moe-bin", "auto"),
+        load(store("moe-bin", "int4"), "reference"),
+        load(store("moe-bin", "int4"), "auto", precision="fp32"),
+    ):
+        assert "missing" not in kernels_note(engine)
 
 
 @pytest.mark.usefixtures("without_extension")
