@@ -64,9 +64,10 @@ INLINE int tile_tokens(Form form, int wide) {
 }
 
 /* One or TILE_BLOCKS row blocks, `rows` rows in all, times up to tile_tokens tokens:
- * out[t * blocks + b]. */
-static void dot_tile(Form form, int wide, int tokens, int blocks, int rows, const uint8_t *data,
-                     size_t pitch, int columns, const uint8_t *const *x, vf *out) {
+ * out[t * blocks + b]. `fresh` packed weights are fetched ahead. */
+static void dot_tile(Form form, int wide, int tokens, int blocks, int rows, int fresh,
+                     const uint8_t *data, size_t pitch, int columns, const uint8_t *const *x,
+                     vf *out) {
     if (form == BF16) {
         for (int b = 0; b < blocks; b++) {
             vf lanes[FLOAT_TOKENS];
@@ -77,5 +78,5 @@ static void dot_tile(Form form, int wide, int tokens, int blocks, int rows, cons
         return;
     }
     (form == INT4 ? wide ? tile_int4_wide : tile_int4 : wide ? tile_int8_wide : tile_int8)(
-        tokens, blocks, data, pitch, columns, x, out);
+        tokens, blocks, fresh, data, pitch, columns, x, out);
 }

@@ -66,8 +66,9 @@ INLINE void tile(Form form, int tokens, int blocks, int wide, const uint8_t *dat
     for (; groups >= 2; groups -= 2) {
         const uint8_t *scales = data + 2 * group_integers;
         if (ahead)
-            for (size_t line = 0; line < 2 * group_integers + 64; line += 64)
-                prefetch(data + ahead + line);
+            UNROLL for (int b = 0; b < blocks; b++)
+                for (size_t line = 0; line < 2 * group_integers + 64; line += 64)
+                    prefetch(data + pitch * (size_t)b + ahead + line);
         UNROLL for (int half = 0; half < 2; half++) {
             group_dot(form, tokens, blocks, wide, data + (size_t)half * group_integers,
                       scales + 32 * half, pitch, x, sum);
@@ -80,29 +81,29 @@ INLINE void tile(Form form, int tokens, int blocks, int wide, const uint8_t *dat
     UNROLL for (int i = 0; i < tokens * blocks; i++) out[i] = sum[i];
 }
 
-/* How far ahead of a single token's stream of weights lines are fetched. */
+/* How far ahead of a stream of weights lines are fetched, in bytes. */
 enum { AHEAD = 12 * 576 };
 
-/* The same for any number of tokens up to a tile's. */
+/* The same for any number of tokens up to a tile's; `fresh` weights are not in a cache yet. */
 #define TILES(name, form, wide, most) \
-    static NOINLINE void name(int tokens, int blocks, const uint8_t *data, size_t pitch, \
-                              int columns, const uint8_t *const *x, vf *out) { \
-        TILE_CASE(form, wide, most, 1, 1, AHEAD) \
-        TILE_CASE(form, wide, most, 2, 1, 0) \
-        TILE_CASE(form, wide, most, 3, 1, 0) \
-        TILE_CASE(form, wide, most, 4, 1, 0) \
-        TILE_CASE(form, wide, most, 5, 1, 0) \
-        TILE_CASE(form, wide, most, 6, 1, 0) \
-        TILE_CASE(form, wide, most, 1, 2, 0) \
-        TILE_CASE(form, wide, most, 2, 2, 0) \
-        TILE_CASE(form, wide, most, 3, 2, 0) \
-        TILE_CASE(form, wide, most, 4, 2, 0) \
-        TILE_CASE(form, wide, most, 5, 2, 0) \
-        TILE_CASE(form, wide, most, 6, 2, 0) \
+    static NOINLINE void name(int tokens, int blocks, int fresh, const uint8_t *data, \
+                              size_t pitch, int columns, const uint8_t *const *x, vf *out) { \
+        TILE_CASE(form, wide, most, 1, 1) \
+        TILE_CASE(form, wide, most, 2, 1) \
+        TILE_CASE(form, wide, most, 3, 1) \
+        TILE_CASE(form, wide, most, 4, 1) \
+        TILE_CASE(form, wide, most, 5, 1) \
+        TILE_CASE(form, wide, most, 6, 1) \
+        TILE_CASE(form, wide, most, 1, 2) \
+        TILE_CASE(form, wide, most, 2, 2) \
+        TILE_CASE(form, wide, most, 3, 2) \
+        TILE_CASE(form, wide, most, 4, 2) \
+        TILE_CASE(form, wide, most, 5, 2) \
+        TILE_CASE(form, wide, most, 6, 2) \
     }
-#define TILE_CASE(form, wide, most, t, b, ahead) \
+#define TILE_CASE(form, wide, most, t, b) \
     if (t <= most && b <= TILE_BLOCKS && tokens == t && blocks == b) { \
-        tile(form, t, b, wide, data, pitch, columns, ahead, x, out); \
+        tile(form, t, b, wide, data, pitch, columns, fresh ? AHEAD : 0, x, out); \
         return; \
     }
 

@@ -30,7 +30,7 @@ INLINE const uint8_t *expert_block(const ExpertWork *work, int expert) {
 
 /* 32 values of h for a tile of an expert's tokens: gate, up, gate, up row blocks. */
 static void gate_up_tile(const ExpertWork *work, const uint8_t *data, int group, int entry,
-                         int tokens) {
+                         int tokens, int fresh) {
     const Experts *call = work->call;
     const size_t pitch = row_block_bytes(call->form, call->hidden);
     const uint8_t *x[MOST_TOKENS];
@@ -41,7 +41,7 @@ static void gate_up_tile(const ExpertWork *work, const uint8_t *data, int group,
         const int together = tokens > 1 ? TILE_BLOCKS : 1;
         vf sums[2][MOST_SUMS], tiled[MOST_SUMS];
         for (int b = 0; b < 2; b += together) {
-            dot_tile(call->form, 0, tokens, together, ROWS * 2,
+            dot_tile(call->form, 0, tokens, together, ROWS * 2, fresh,
                      data + pitch * (size_t)(2 * half + b), pitch, call->hidden, x, tiled);
             for (int t = 0; t < tokens; t++)
                 for (int i = 0; i < together; i++) sums[b + i][t] = tiled[t * together + i];
@@ -65,22 +65,23 @@ static void gate_up_units(const void *job, int first, int last) {
     for (int unit = first; unit < last; unit++) {
         int expert = work->active[unit / groups], group = unit % groups;
         const uint8_t *data = expert_block(work, expert) + pitch * 4 * (size_t)group;
-        int end = work->start[expert + 1];
-        for (int entry = work->start[expert]; entry < end; entry += most)
-            gate_up_tile(work, data, group, entry, end - entry < most ? end - entry : most);
+        int start = work->start[expert], end = work->start[expert + 1];
+        for (int entry = start; entry < end; entry += most)
+            gate_up_tile(work, data, group, entry, end - entry < most ? end - entry : most,
+                         entry == start);
     }
 }
 
 /* Adds an expert's share to rows [16 * block, 16 * (block + blocks)) of a tile of its tokens. */
 static void down_tile(const ExpertWork *work, const uint8_t *down, int block, int blocks, int entry,
-                      int tokens) {
+                      int tokens, int fresh) {
     const Experts *call = work->call;
     const size_t pitch = row_block_bytes(call->form, call->width);
     const uint8_t *x[MOST_TOKENS];
     vf sums[MOST_SUMS];
     for (int t = 0; t < tokens; t++) x[t] = work->h + (size_t)(entry + t) * work->h_bytes;
-    dot_tile(call->form, work->wide, tokens, blocks, ROWS * blocks, down + pitch * (size_t)block,
-             pitch, call->width, x, sums);
+    dot_tile(call->form, work->wide, tokens, blocks, ROWS * blocks, fresh,
+             down + pitch * (size_t)block, pitch, call->width, x, sums);
     for (int t = 0; t < tokens; t++) {
         int place = work->entry[entry + t];
         vf weight = vf_set(call->weights[place]);
@@ -108,7 +109,7 @@ static void down_units(const void *job, int first, int last) {
             int tokens = end - entry < most ? end - entry : most;
             for (int block = first, some; block < last; block += some) {
                 some = tokens > 1 && last - block >= TILE_BLOCKS ? TILE_BLOCKS : 1;
-                down_tile(work, down, block, some, entry, tokens);
+                down_tile(work, down, block, some, entry, tokens, entry == work->start[expert]);
             }
         }
     }

@@ -42,7 +42,7 @@ static void linear_tile(const LinearWork *work, const Matrix *matrix, int base, 
     vf sums[MOST_SUMS];
     for (int t = 0; t < tokens; t++)
         x[t] = work->x[which] + (size_t)(token + t) * work->x_bytes[which];
-    dot_tile(matrix->form, 0, tokens, blocks, matrix->rows - row,
+    dot_tile(matrix->form, 0, tokens, blocks, matrix->rows - row, token == 0,
              matrix->data + pitch * (size_t)block, pitch, call->columns, x, sums);
     for (int t = 0; t < tokens; t++) {
         size_t start = (size_t)(token + t) * (size_t)work->columns_out + (size_t)(base + row);
