@@ -37,7 +37,6 @@ class CpuBackend:
     def __init__(self, instructions: str | None = None) -> None:
         """``instructions``: one of `instruction_sets`; by default the fastest."""
         native.use(instructions or native.names()[0])
-        native.set_threads(native.threads())  # from now on the pool hears of forks
         self.instructions = instructions or native.names()[0]
         self._plain = ReferenceBackend()
         self._plans: dict[int, tuple[object, tuple[tuple[int, ...], int] | None]] = {}

@@ -52,7 +52,8 @@ static void tile_bf16(int tokens, int rows, const uint8_t *data, int columns,
         int some = rows - r >= FLOAT_ROWS ? FLOAT_ROWS : 1;
         float part[FLOAT_TOKENS][ROWS];
         float_rows(tokens, some, weights + (size_t)r * (size_t)columns, columns, values, part);
-        for (int t = 0; t < tokens; t++) memcpy(lanes[t] + r, part[t], sizeof(float) * (size_t)some);
+        for (int t = 0; t < tokens; t++)
+            memcpy(lanes[t] + r, part[t], sizeof(float) * (size_t)some);
         r += some;
     }
     for (int t = 0; t < tokens; t++) out[t] = vf_load(lanes[t]);

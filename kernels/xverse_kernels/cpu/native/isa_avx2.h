@@ -5,7 +5,8 @@ typedef struct { __m256 a, b; } vf;
 typedef struct { __m256i a, b; } vi;
 
 /* Tiles that fit the registers. */
-enum { TILE_TOKENS = 3, WIDE_TOKENS = 2, TILE_BLOCKS = 1, FLOAT_TOKENS = 2, FLOAT_ROWS = 2, QUERIES = 2 };
+enum { TILE_TOKENS = 3, WIDE_TOKENS = 2, TILE_BLOCKS = 1, FLOAT_TOKENS = 2, FLOAT_ROWS = 2 };
+enum { QUERIES = 2 };
 enum { INT8_OFFSET = AVX_VNNI ? 128 : 0 }; /* without VNNI bytes are made signed: pairs fit int16 */
 
 #define EACH_F(name, op) \
@@ -61,7 +62,8 @@ INLINE vf vf_load_fp16(const uint8_t *p) {
 
 INLINE vi vi_set(int32_t x) { return (vi){_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
 INLINE vi vi_load(const uint8_t *p) {
-    return (vi){_mm256_loadu_si256((const __m256i *)p), _mm256_loadu_si256((const __m256i *)(p + 32))};
+    return (vi){_mm256_loadu_si256((const __m256i *)p),
+                _mm256_loadu_si256((const __m256i *)(p + 32))};
 }
 INLINE vi vi_shl(vi x, int n) { return (vi){_mm256_slli_epi32(x.a, n), _mm256_slli_epi32(x.b, n)}; }
 INLINE vf vi_float(vi x) { return (vf){_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
@@ -79,7 +81,8 @@ INLINE vi vi_packed_bytes(vi x) {
 }
 INLINE void vi_store_bytes(int8_t *p, vi x) {
     __m256i pairs = _mm256_permute4x64_epi64(_mm256_packs_epi32(x.a, x.b), 0xD8);
-    __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
+    __m128i upper = _mm256_extracti128_si256(pairs, 1);
+    __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(pairs), upper);
     _mm_storeu_si128((__m128i *)p, bytes);
 }
 INLINE __m128i quarter_max(vi x) {

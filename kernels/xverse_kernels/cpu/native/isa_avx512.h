@@ -5,7 +5,8 @@ typedef __m512 vf;
 typedef __m512i vi;
 
 /* Tiles that fit the registers. */
-enum { TILE_TOKENS = 6, WIDE_TOKENS = 4, TILE_BLOCKS = 2, FLOAT_TOKENS = 5, FLOAT_ROWS = 4, QUERIES = 4 };
+enum { TILE_TOKENS = 6, WIDE_TOKENS = 4, TILE_BLOCKS = 2, FLOAT_TOKENS = 5, FLOAT_ROWS = 4 };
+enum { QUERIES = 4 };
 enum { INT8_OFFSET = 128 }; /* packed bytes count as unsigned */
 
 INLINE vf vf_load(const float *p) { return _mm512_loadu_ps(p); }

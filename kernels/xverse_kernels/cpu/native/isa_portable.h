@@ -5,7 +5,8 @@ typedef struct { float v[16]; } vf;
 typedef struct { int32_t v[16]; } vi;
 
 /* Tiles that fit the registers. */
-enum { TILE_TOKENS = 2, WIDE_TOKENS = 1, TILE_BLOCKS = 1, FLOAT_TOKENS = 1, FLOAT_ROWS = 2, QUERIES = 1 };
+enum { TILE_TOKENS = 2, WIDE_TOKENS = 1, TILE_BLOCKS = 1, FLOAT_TOKENS = 1, FLOAT_ROWS = 2 };
+enum { QUERIES = 1 };
 enum { INT8_OFFSET = 0 };
 
 #define LANES for (int i = 0; i < 16; i++)

@@ -5,6 +5,7 @@
 #ifdef __clang__
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
 #else
+#pragma GCC push_options
 #pragma GCC target("avx2,fma,f16c")
 #endif
 #define AVX_VNNI 0
@@ -12,8 +13,11 @@
 #include "isa_avx2.h"
 #define KERNELS_NAME "avx2"
 #include "kernels.h"
+/* What follows runs on every processor. */
 #ifdef __clang__
 #pragma clang attribute pop
+#else
+#pragma GCC pop_options
 #endif
 
 const Kernels *avx2_kernels(void) {

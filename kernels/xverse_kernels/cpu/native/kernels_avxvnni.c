@@ -5,6 +5,7 @@
 #ifdef __clang__
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c,avxvnni"))), apply_to = function)
 #else
+#pragma GCC push_options
 #pragma GCC target("avx2,fma,f16c,avxvnni")
 #endif
 #define AVX_VNNI 1
@@ -12,8 +13,11 @@
 #include "isa_avx2.h"
 #define KERNELS_NAME "avx-vnni"
 #include "kernels.h"
+/* What follows runs on every processor. */
 #ifdef __clang__
 #pragma clang attribute pop
+#else
+#pragma GCC pop_options
 #endif
 
 #include <cpuid.h>
@@ -21,8 +25,9 @@
 const Kernels *avxvnni_kernels(void) {
     unsigned a = 0, b, c, d;
     __builtin_cpu_init();
-    int present = __get_cpuid_count(7, 1, &a, &b, &c, &d) && a & 1u << 4;
-    return present && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &kernels : NULL;
+    int present = __get_cpuid_count(7, 1, &a, &b, &c, &d) && a & 1u << 4 &&
+                  __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    return present ? &kernels : NULL;
 }
 #else
 const Kernels *avxvnni_kernels(void) { return NULL; }

@@ -1,6 +1,7 @@
 /* Dense layers: activations are prepared once, then row blocks are shared out. */
 
-enum { FORMS = 3, LINEAR_BLOCKS = 16 }; /* most row blocks of a run: what a second-level cache holds */
+enum { FORMS = 3 };
+enum { LINEAR_BLOCKS = 16 }; /* most row blocks of a run: what a second-level cache holds */
 
 typedef struct {
     const Linear *call;

@@ -191,6 +191,7 @@ static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_native", NULL, 
                                         NULL, NULL, NULL, NULL};
 
 PyMODINIT_FUNC PyInit__native(void) {
+    if (pool_begin()) return PyErr_NoMemory();
     chosen = best();
     return PyModule_Create(&definition);
 }

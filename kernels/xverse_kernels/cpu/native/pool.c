@@ -57,9 +57,10 @@ static struct {
 void *scratch(int slot, size_t bytes) {
     if (kept[slot].bytes < bytes) {
         void *memory = NULL;
-        free(kept[slot].memory);
-        kept[slot].bytes = 0;
+        void *outgrown = kept[slot].memory;
+        kept[slot].bytes = 0; /* first: a fork may come between */
         kept[slot].memory = NULL;
+        free(outgrown);
         if (posix_memalign(&memory, 64, bytes)) return NULL;
         kept[slot].memory = memory;
         kept[slot].bytes = bytes;
@@ -222,12 +223,12 @@ static void forget_after_fork(void) {
     atomic_store(&pool.ticket, 0);
 }
 
+int pool_begin(void) { return pthread_atfork(NULL, NULL, forget_after_fork); }
+
 int pool_resize(int threads) {
-    static int watching_forks;
     int failed = 0;
     threads = threads < 1 ? 1 : threads > MOST_THREADS ? MOST_THREADS : threads;
     pool_lock();
-    if (!watching_forks) watching_forks = !pthread_atfork(NULL, NULL, forget_after_fork);
     if (threads - 1 != pool.workers) {
         stop_workers();
         while (pool.workers < threads - 1 && !failed) {

@@ -87,6 +87,7 @@ typedef void Work(const void *job, int first, int last);
 
 /* Calls `work` until all units are done, at most `longest` of them at a time, on all threads. */
 void pool_run(Work *work, const void *job, int units, int longest);
+int pool_begin(void);         /* once, before all others; 0, or what went wrong */
 int pool_resize(int threads); /* 0, or -1 when no thread could be started */
 int pool_threads(void);
 
