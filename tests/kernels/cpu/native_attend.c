@@ -115,17 +115,17 @@ static Problem new_problem(const Kernels *kernels, Shape shape) {
     size_t width = line_of(call), turned = (size_t)((call->heads + call->kv_heads) * call->dim);
     size_t angles = (size_t)((shape.past + shape.tokens) * shape.dim);
     if (!shape.consecutive) angles = (size_t)((shape.past + 1) * shape.dim);
-    float *qkv = exact((size_t)shape.tokens * width * 4), *cos_ = exact(angles * 4), *sin_ = exact(angles * 4);
+    float *qkv = exact((size_t)shape.tokens * width * 4), *cosines = exact(angles * 4);
+    float *sines = exact(angles * 4);
     for (size_t i = 0; i < (size_t)shape.tokens * width; i++)
         qkv[i] = (float)(normal() * (i % width < turned ? shape.size : shape.value_size));
     for (size_t i = 0; i < angles; i++) { /* both halves apart, so that mixing them up shows */
-        double angle = normal();
-        cos_[i] = (float)cos(angle);
-        sin_[i] = (float)sin(angle);
+        cosines[i] = normal();
+        sines[i] = normal();
     }
     call->qkv = qkv;
-    call->cos = cos_;
-    call->sin = sin_;
+    call->cos = cosines;
+    call->sin = sines;
     return problem;
 }
 

@@ -86,7 +86,7 @@ INLINE void score(const Attend *call, int vectors, size_t row, int keys, const Q
     for (int key = 0; key < keys; key++, row += (size_t)call->dim) {
         vf sums[QUERIES];
         UNROLL for (int q = 0; q < count; q++) sums[q] = vf_zero();
-        UNROLL for (int v = 0; v < vectors; v++) {
+        UNROLL_KNOWN for (int v = 0; v < vectors; v++) {
             vf k = cache_load(call->keys, call->cache_bits, row + 16 * (size_t)v);
             UNROLL for (int q = 0; q < count; q++)
                 sums[q] = vf_fma(k, vf_load(queries[q].query + 16 * v), sums[q]);
@@ -119,7 +119,7 @@ INLINE void soften(Query *query, int vectors, int first, float *p) {
     if (largest != query->largest && first > 0) {
         float lanes[16];
         vf_store(lanes, vf_exp(vf_set(query->largest - largest)));
-        UNROLL for (int v = 0; v < vectors; v++)
+        UNROLL_KNOWN for (int v = 0; v < vectors; v++)
             query->mixed[v] = vf_mul(query->mixed[v], vf_set(lanes[0]));
         query->total *= lanes[0];
     }

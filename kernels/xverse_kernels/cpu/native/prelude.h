@@ -8,6 +8,8 @@
 #define NOINLINE __attribute__((noinline))
 #if defined(__clang__)
 #define UNROLL _Pragma("clang loop unroll(full)")
+#define UNROLL_KNOWN /* clang unrolls what it can, and warns where it is told to and cannot */
 #else
 #define UNROLL _Pragma("GCC unroll 16")
+#define UNROLL_KNOWN UNROLL /* where only some copies of the loop have a constant count */
 #endif
