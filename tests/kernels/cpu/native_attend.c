@@ -5,6 +5,7 @@ typedef struct {
     const Kernels *kernels;
     Attend call;
     int lines;            /* sequences in the cache */
+    int consecutive;      /* the kernels are told a sequence and a past, and no positions */
     size_t bytes;         /* of keys, and of values */
     void *keys, *values;  /* before the call */
 } Problem;
@@ -44,7 +45,13 @@ static void part(void *whole, int first, int count, float *out) {
     call.positions = copy_of(call.positions + first, tokens * 4);
     call.out = poisoned(tokens * outs(&call));
     call.tokens = count;
-    check(problem->kernels->attend(&call) == 0, "an error instead of a result");
+    Attend told = call;
+    if (problem->consecutive) {
+        told.sequence = call.sequences[0];
+        told.past = call.positions[0];
+        told.sequences = told.positions = NULL;
+    }
+    check(problem->kernels->attend(&told) == 0, "an error instead of a result");
     for (int t = 0; t < count; t++) {
         memcpy(out, call.out + (size_t)t * outs(&call), outs(&call) * 4);
         out += outs(&call);
@@ -91,7 +98,7 @@ static void *fill_cache(const Problem *problem, double size) {
         else floats[i] = NAN;
     for (int t = 0; t < call->tokens; t++)
         for (int head = 0; head < call->kv_heads; head++)
-            for (int p = 0; p < call->positions[t] && (!t || !call->consecutive); p++)
+            for (int p = 0; p < call->positions[t] && (!t || !problem->consecutive); p++)
                 for (int d = 0; d < call->dim; d++) {
                     size_t place = row_of(call, call->sequences[t], head, p) + (size_t)d;
                     if (call->cache_bits == 16) brains[place] = nearest_bf16(normal() * size);
@@ -104,8 +111,8 @@ static Problem new_problem(const Kernels *kernels, Shape shape) {
     Problem problem = {.kernels = kernels};
     Attend *call = &problem.call;
     *call = (Attend){.tokens = shape.tokens, .heads = shape.kv_heads * shape.group,
-                     .kv_heads = shape.kv_heads, .dim = shape.dim, .cache_bits = shape.bits,
-                     .consecutive = shape.consecutive};
+                     .kv_heads = shape.kv_heads, .dim = shape.dim, .cache_bits = shape.bits};
+    problem.consecutive = shape.consecutive;
     place_tokens(&problem, &shape);
     problem.bytes = row_of(call, problem.lines, 0, 0) * (size_t)(shape.bits / 8);
     problem.keys = fill_cache(&problem, shape.size);

@@ -18,6 +18,7 @@ static void compare_digests(const Kernels *kernels) {
 }
 
 int main(int count, char **arguments) {
+    check(pool_begin() == 0, "the pool does not hear of forks");
     uint64_t seed = count > 1 ? strtoull(arguments[1], NULL, 10) : 1;
     int cases = count > 2 ? atoi(arguments[2]) : 20;
     setvbuf(stdout, NULL, _IOLBF, 0);

@@ -131,6 +131,7 @@ def test_arm64(tmp_path: Path) -> None:
     compiler = need("aarch64-linux-gnu-gcc", "qemu-aarch64")
     program = build(compiler, tmp_path, "-O2", *WARNINGS, "-DEMULATED")
     emulator = ["qemu-aarch64", "-L", SYSROOT, "-cpu"]
+    assert sets(run(*emulator, "max", program, "7", "6")) == ["neon-dotprod", "portable"]
     # An ARMv8.0 processor, which has no dot product.
     assert sets(run(*emulator, "cortex-a53", program, "7", "3")) == ["portable"]
 
