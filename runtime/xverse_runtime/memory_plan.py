@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from xverse_runtime.config import ModelConfig
 from xverse_runtime.errors import DeviceError, ResourceError, UsageError
@@ -99,6 +100,15 @@ def plans_by_precision(
     return {precision: planner.plan(precision) for precision in planner.precisions()}
 
 
+@lru_cache
+def _allowed(config: ModelConfig, precision: str) -> bool:
+    """Whether the widths fit a precision; looking at all tensors takes a while."""
+    with suppress(UsageError):
+        StoreLayout(config, PRESETS[precision]).check()
+        return True
+    return False
+
+
 def _check(config: ModelConfig, machine: Machine, wishes: Wishes) -> None:
     if wishes.device not in DEVICES:
         raise UsageError("device.unknown", device=wishes.device, choices=", ".join(DEVICES))
@@ -129,11 +139,7 @@ class _Planner:
             UsageError: ``store.width``: there is none.
         """
         wished = PRESETS if self.wishes.precision == "auto" else (self.wishes.precision,)
-        possible = []
-        for name in wished:
-            with suppress(UsageError):
-                StoreLayout(self.config, PRESETS[name]).check()
-                possible.append(name)
+        possible = [name for name in wished if _allowed(self.config, name)]
         if not possible:
             StoreLayout(self.config, PRESETS[next(iter(wished))]).check()  # says what is wrong
         return possible
@@ -149,37 +155,36 @@ class _Planner:
     def wished_context(self) -> int:
         return self.wishes.context or self.config.trained_context
 
-    def plan(self, precision: str) -> MemoryPlan | None:
-        """The best at one precision; without a wish the context shrinks until it fits."""
-        plan = self.at(precision, self.wished_context)
-        if plan is None and self.wishes.context is None:
-            least = min(self.wished_context, SMALLEST_CONTEXT)
-            plan = self.longest(precision, least)
-        return plan
+    @property
+    def devices(self) -> tuple[str, ...]:
+        if self.wishes.device != "auto":
+            return (self.wishes.device,)
+        return ("cuda", "cpu") if self.machine.has_gpu else ("cpu",)
 
-    def longest(self, precision: str, least: int) -> MemoryPlan | None:
-        """The plan with the longest context below the wished one, of at least ``least`` tokens."""
+    def plan(self, precision: str) -> MemoryPlan | None:
+        """The fastest at one precision; without a wish the context shrinks until it fits."""
+        plans = [self._on(device, precision, self.wished_context) for device in self.devices]
+        if self.wishes.context is None:
+            least = min(self.wished_context, SMALLEST_CONTEXT)
+            plans = [
+                plan or self.longest(device, precision, least)
+                for device, plan in zip(self.devices, plans, strict=True)
+            ]
+        return _fastest(plans)
+
+    def longest(self, device: str, precision: str, least: int) -> MemoryPlan | None:
+        """With the longest context that fits, of at least ``least`` tokens and none more than
+        wished."""
         low, high = least, self.wished_context
-        best = self.at(precision, low)
+        best = self._on(device, precision, low)
         while best is not None and high - low > CONTEXT_STEP:
             middle = (low + high) // 2 // CONTEXT_STEP * CONTEXT_STEP
             if middle <= low:
                 break
-            plan = self.at(precision, middle)
+            plan = self._on(device, precision, middle)
             low, high = (middle, high) if plan else (low, middle)
             best = plan or best
         return best
-
-    def at(self, precision: str, context: int) -> MemoryPlan | None:
-        """The faster of the devices that are allowed."""
-        devices = ("cuda", "cpu") if self.wishes.device == "auto" else (self.wishes.device,)
-        plans = [
-            plan
-            for device in devices
-            if device == "cpu" or self.machine.has_gpu
-            if (plan := self._on(device, precision, context)) is not None
-        ]
-        return max(plans, key=lambda plan: plan.prediction.tokens_per_s, default=None)
 
     def _on(self, device: str, precision: str, context: int) -> MemoryPlan | None:
         """With the cache in the highest format, unless a lower one buys slots worth having."""
@@ -231,15 +236,26 @@ class _Planner:
     def _nearest(self) -> Iterator[MemoryPlan | None]:
         """Other plans, the least change first: context, precision, device, the user's caps."""
         wished = self.precisions()[-1]
-        lower = [*PRESETS][[*PRESETS].index(wished) + 1 :]
-        yield self.longest(wished, min(SMALLEST_CONTEXT, self.wished_context))
+        following = [*PRESETS][[*PRESETS].index(wished) :]
+        possible = [name for name in following if _allowed(self.config, name)]
+        context = self.wished_context
+        least = min(SMALLEST_CONTEXT, context)
+        yield _fastest([self.longest(device, wished, least) for device in self.devices])
         for wishes in (
             self.wishes,
             replace(self.wishes, device="auto"),
             replace(self.wishes, gpu_memory=None, cpu_memory=None),
             replace(self.wishes, gpu_memory=None, cpu_memory=None, device="auto"),
         ):
-            planner = replace(self, wishes=replace(wishes, precision="auto"))
-            possible = [name for name in (wished, *lower) if name in planner.precisions()]
-            yield from (planner.at(name, self.wished_context) for name in possible)
-            yield from (planner.longest(name, CONTEXT_STEP) for name in possible)
+            planner = replace(self, wishes=wishes)
+            least = min(CONTEXT_STEP, context)
+            for name in possible:
+                yield _fastest([planner._on(device, name, context) for device in planner.devices])
+            for name in possible:
+                longest = [planner.longest(device, name, least) for device in planner.devices]
+                yield _fastest(longest)
+
+
+def _fastest(plans: list[MemoryPlan | None]) -> MemoryPlan | None:
+    made = [plan for plan in plans if plan is not None]
+    return max(made, key=lambda plan: plan.prediction.tokens_per_s, default=None)

@@ -17,9 +17,8 @@ MARGIN_PARTS = 32
 MOST_TOKENS, LEAST_TOKENS, TOKEN_STEP = 2048, 64, 64
 WORKSPACE_PARTS = 16
 CPU_TOKENS = 128
-# Two buffers of 1 to 16 experts: copies are large enough from one on, and more hide waits.
-STAGING_PARTS = 32
-STAGING_BLOCKS = (2, 32)
+# Two buffers of at least one expert each: copies are large enough then, and more hide waits.
+STAGING = 256 * MIB
 
 PROCESS = 2**30  # of a program with torch and CUDA: libraries, their heaps, the tokenizer
 CPU_PROCESS = 2**29
@@ -74,7 +73,7 @@ def place_on_gpu(
     if room < sizes.routed:
         if not sizes.config.is_moe:
             return None
-        staging = _staging(sizes, gpu)
+        staging = _staging(sizes)
         slots = (room - staging) // sizes.block
     if slots < 0 or room < 0:
         return None
@@ -150,6 +149,6 @@ def _workspace(sizes: ModelSizes, gpu: int, context: int) -> tuple[int, int]:
     return reserved, tokens
 
 
-def _staging(sizes: ModelSizes, gpu: int) -> int:
-    least, most = (count * sizes.block for count in STAGING_BLOCKS)
-    return min(max(least, gpu // STAGING_PARTS), most)
+def _staging(sizes: ModelSizes) -> int:
+    """Two buffers of whole experts; the same whatever the GPU has."""
+    return max(1, STAGING // 2 // sizes.block) * 2 * sizes.block

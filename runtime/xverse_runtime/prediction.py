@@ -57,7 +57,7 @@ class Placement:
 
     @property
     def pinned_experts(self) -> int:
-        return max(0, self.pinned - self.staging)
+        return max(0, self.pinned - self.staging) if self.staging else 0
 
     @property
     def kv_bytes(self) -> int:

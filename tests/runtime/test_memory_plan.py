@@ -380,7 +380,7 @@ def test_the_nearest_plan_is_a_shorter_context_first() -> None:
 
 def test_then_a_lower_precision_and_then_the_host() -> None:
     machine = find_machine("4060")
-    wishes = Wishes(device="cuda", precision="bf16", context=2048, gpu_memory=3 * GIB)
+    wishes = Wishes(device="cuda", precision="bf16", context=2048, gpu_memory=4 * GIB)
     facts = refusal(MODEL, machine, wishes).params
     assert (facts["nearest_device"], facts["nearest_precision"]) == ("cuda", "int8")
     facts = refusal(MODEL, machine, replace(wishes, gpu_memory=GIB)).params
