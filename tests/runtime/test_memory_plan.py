@@ -124,7 +124,9 @@ def check_within_budgets(plan: MemoryPlan, machine: Machine, wishes: Wishes) -> 
     assert placed.host + placed.mapped <= plan.host_budget <= machine.host_free
     assert wishes.gpu_memory is None or placed.gpu <= wishes.gpu_memory
     assert wishes.cpu_memory is None or placed.host + placed.mapped <= wishes.cpu_memory
-    assert 0 <= placed.pinned <= min(placed.host, machine.pinnable)
+    assert 0 <= placed.pinned <= machine.pinnable
+    own = placed.kv_bytes + placed.workspace if placed.device == "cpu" else placed.staging
+    assert placed.host >= 2**29 + max(placed.pinned, own)  # beside the program itself
     assert placed.mapped >= 0
     needed = placed.sizes.workspace(placed.prefill_chunk)
     assert needed <= placed.workspace
@@ -425,6 +427,19 @@ def test_the_cache_is_as_large_as_the_design_says() -> None:
     assert sizes.kv(1, "bf16") == 286_720
     assert sizes.kv(1, "int8") == 286_720 // 2 * 82 // 80
     assert sizes.flops_per_token == pytest.approx(7.42e9, rel=0.05)
+
+
+@pytest.mark.parametrize("config", FAMILY)
+def test_a_piece_of_a_prompt_has_room_for_its_tensors(config: ModelConfig) -> None:
+    """Those that the GPU kernels have at once, in bf16."""
+    sizes = ModelSizes(config, PRESETS["int4"])
+    slots = config.top_k + config.num_shared_experts if config.is_moe else 1
+    kv_width = config.num_kv_heads * config.head_dim
+    attention = 2 * (config.hidden_size + kv_width) + 2 * config.hidden_size  # q again, result
+    states = 3 * config.hidden_size  # residual, normed, in the order of the products
+    experts = slots * (config.hidden_size + config.intermediate_size)
+    each = sizes.workspace(1) - sizes.workspace(0)
+    assert each >= 2 * (attention + states + experts)
 
 
 def test_a_resident_token_costs_its_bytes_and_its_launches() -> None:

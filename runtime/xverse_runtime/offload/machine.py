@@ -7,7 +7,6 @@ TOML file (`read_machine`) or are measured (`measure.py`).
 from __future__ import annotations
 
 import importlib
-import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,8 +157,7 @@ class _Table:
 
     def _number(self, key: str, how: _Key) -> Any:
         value = self._value(key)
-        number = type(value) in (int, float) and math.isfinite(value)
-        if not number or not how.minimum <= value <= how.maximum:
+        if type(value) not in (int, float) or not how.minimum <= value <= how.maximum:
             raise self._bad(key, f"a number from {how.minimum:g} to {how.maximum:g}")
         if key == "cpu_cores" and value != int(value):
             raise self._bad(key, "a whole number")
