@@ -23,6 +23,7 @@ HOST_BYTES = 2**28
 VRAM_BYTES = 2**29
 COPY_BYTES = 2**27
 HIDDEN, WIDTH = 2560, 1728  # of XVERSE-MoE-A4.2B: the experts that are timed
+SMALL = (640, 448)  # a fourteenth of that
 PROMPT_TOKENS = 64
 MATMUL = 4096
 # What the kernels reach of a large bf16 product in a prompt (measured on an H100: 0.28 for int4).
@@ -104,7 +105,7 @@ def _cpu_experts(cores: int) -> tuple[float, float]:
     Without the C extension plain torch computes, which unpacks the weights each time, so slowly
     that small experts have to do.
     """
-    hidden, width = (HIDDEN, WIDTH) if native is not None else (HIDDEN // 4, WIDTH // 4)
+    hidden, width = (HIDDEN, WIDTH) if native is not None else SMALL
     layout = ExpertLayout(hidden, width, INT4)
     count = 2 if native is None else HOST_BYTES // layout.block_bytes
     blocks = torch.zeros(count, layout.block_bytes, dtype=torch.uint8)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from xverse_runtime.errors import UsageError
+from xverse_runtime.offload import measure
 from xverse_runtime.offload.hit_rates import LRU, lru_hit_rate
 from xverse_runtime.offload.machine import GIB, Machine, read_machine
 from xverse_runtime.offload.machines import FOLDER, find_machine, known_machines
@@ -134,7 +135,10 @@ def test_every_machine_is_a_gpus_and_says_where_its_figures_are_from() -> None:
     assert all("ffective figures" in path.read_text(encoding="utf-8") for path in files)
 
 
-def test_the_host_is_measured_in_a_moment() -> None:
+@pytest.mark.parametrize("extension", ["as it is", "missing"])
+def test_the_host_is_measured_in_a_moment(extension: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if extension == "missing":
+        monkeypatch.setattr(measure, "native", None)
     measure_machine(torch.device("cpu"))
     started = perf_counter()
     machine = measure_machine(torch.device("cpu"))
