@@ -29,6 +29,7 @@ def build_app() -> typer.Typer:
         bench,
         chat,
         convert,
+        doctor,
         generate,
         listing,
         pull,
@@ -64,6 +65,7 @@ def build_app() -> typer.Typer:
     verify.register(app)
     rm.register(app)
     bench.register(app)
+    doctor.register(app)
     return app
 
 

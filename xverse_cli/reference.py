@@ -103,6 +103,7 @@ _BLOCKS: dict[str, Callable[[], str]] = {
     "convert-options": lambda: _options("convert"),
     "verify-options": lambda: _options("verify"),
     "bench-options": lambda: _options("bench"),
+    "doctor-options": lambda: _options("doctor"),
     "settings": _settings,
     "variables": _variables,
     "exit-codes": _codes,

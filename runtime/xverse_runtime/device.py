@@ -141,7 +141,7 @@ def _why_no_cuda() -> str | None:
         return None
     if torch.version.cuda is None:
         return "torch finds no AMD GPU (is the amdgpu driver loaded?)"
-    driver = _driver_version()
+    driver = driver_version()
     if driver is None:
         return "no NVIDIA driver is loaded here"
     cuda = torch.version.cuda
@@ -156,7 +156,7 @@ def _why_no_cuda() -> str | None:
     return "the NVIDIA driver is loaded but shows no GPU (see nvidia-smi)"
 
 
-def _driver_version(path: Path = Path("/proc/driver/nvidia/version")) -> tuple[int, ...] | None:
+def driver_version(path: Path = Path("/proc/driver/nvidia/version")) -> tuple[int, ...] | None:
     """The NVIDIA kernel driver's version on Linux."""
     try:
         words = path.read_text(encoding="ascii", errors="replace").split()

@@ -102,6 +102,14 @@ def test_every_module_is_in(package: str, contents: dict[str, int], source_copy:
     assert f"{package}/py.typed" in contents
 
 
+def test_described_machines_are_in(contents: dict[str, int], source_copy: Path) -> None:
+    folder = source_copy / "runtime" / "xverse_runtime" / "offload" / "machines"
+    prefix = "xverse_runtime/offload/machines/"
+    packed = {name[len(prefix) :] for name in contents if name.startswith(prefix)}
+    assert packed == {path.name for path in folder.iterdir()}
+    assert len(packed) >= 8
+
+
 def test_demo_model_is_in_and_small(contents: dict[str, int], demo_dir: Path) -> None:
     prefix = "xverse_runtime/demo/"
     packed = {name.removeprefix(prefix) for name in contents if name.startswith(prefix)}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from xverse_cli.messages.en_doctor import DOCTOR_TEXTS
 from xverse_cli.messages.en_errors import ERRORS
 
 __all__ = ["ERRORS", "TEXTS"]
 
 TEXTS: dict[str, str] = {
+    **DOCTOR_TEXTS,
     "error": "error: {message}",
     "error.at": "error: {place}: {message}",
     "error.unexpected": "unexpected {kind}: {detail}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from xverse_cli.messages.en_errors_models import MODEL_ERRORS
+from xverse_cli.messages.en_errors_plan import PLAN_ERRORS
 
 _GET = (
     "Fetch it: xverse pull {model}\n"
@@ -23,6 +24,7 @@ _HELP = "The options: {command} --help"
 # Error code: (message, hint). The hint says what to do next; it may be empty.
 ERRORS: dict[str, tuple[str, str]] = {
     **MODEL_ERRORS,
+    **PLAN_ERRORS,
     # Finding the model.
     "model.not_cached": ("The model {model} is not on this machine (looked in {path}).", _GET),
     "model.no_such_revision": (

@@ -1,0 +1,193 @@
+"""`xverse doctor`: this machine and described ones, plans, one command, before any download."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.cli.conftest import Cli
+from tests.cli.models_support import add_golden, cache
+from tests.cli.pull_support import REPO
+from xverse_cli.doctor.advice import KNOWN_MODELS, system_notes
+from xverse_cli.doctor.system import Gpu, SystemFacts, look_at_system
+from xverse_cli.models.stores import stores_dir
+from xverse_cli.settings import DEFAULT_MODEL
+from xverse_runtime.config import ModelConfig
+from xverse_runtime.memory_plan import Wishes, plan_memory
+from xverse_runtime.offload import measure
+from xverse_runtime.offload.machine import GIB, Machine
+from xverse_runtime.offload.machines import FOLDER, find_machine
+from xverse_runtime.store.synthetic import A4_2B
+
+__all__ = ["cache"]
+
+HOST = replace(find_machine("4060"), name="test", gpu="", vram_total=0, vram_free=0)
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measuring has tests of its own; here it would only take time."""
+
+    def measured(device: torch.device) -> Machine:
+        return HOST if device.type == "cpu" else find_machine("4060")
+
+    monkeypatch.setattr(measure, "measure_machine", measured)
+
+
+def test_a_described_gpu_before_any_download(cli: Cli, cache: Path) -> None:
+    result = cli("doctor", "--model", DEFAULT_MODEL, "--gpu", "RTX 4060 8GB", "--context", "4096")
+    assert (result.code, result.stderr) == (0, "")
+    shown = result.stdout.decode()
+    assert "Described machine: RTX 4060 8GB" in shown
+    assert "20.0 of 64 experts a layer on the GPU" in shown
+    assert [line.split()[0] for line in shown.splitlines() if line.startswith(("bf", "int"))] == [
+        "bf16",
+        "int8",
+        "int4",
+    ]
+    assert f"\n  xverse pull {DEFAULT_MODEL} --precision int8 --delete-source\n" in shown
+    assert "Kernels" not in shown  # those are this machine's
+
+
+def test_the_same_as_json(cli: Cli, cache: Path) -> None:
+    arguments = ("--model", DEFAULT_MODEL, "--gpu", "4060", "--context", "4096", "--json")
+    told = cli("doctor", *arguments, "--precision", "int4").json
+    plan = plan_memory(
+        ModelConfig.from_dict(A4_2B),
+        find_machine("4060"),
+        Wishes(precision="int4", context=4096),
+    )
+    found = told["plans"]["int4"]
+    assert (told["described"], told["system"], told["disk"]) == (True, None, None)
+    assert told["chosen"] == "int4"
+    assert told["command"] == f"xverse pull {DEFAULT_MODEL} --precision int4 --delete-source"
+    assert found["expert_slots"] == plan.placement.expert_slots
+    assert found["gpu_bytes"] == plan.placement.gpu <= found["gpu_budget_bytes"]
+    assert found["prediction"]["tokens_per_s"] == plan.prediction.tokens_per_s
+    assert set(told["plans"]) == {"bf16", "int8", "int4"}
+    assert told["machine"]["vram_bandwidth"] == 250e9
+
+
+def test_this_machine(cli: Cli, cache: Path) -> None:
+    result = cli("doctor", "--model", DEFAULT_MODEL)
+    assert (result.code, result.stderr) == (0, "")
+    shown = result.stdout.decode()
+    assert f"torch {torch.__version__}" in shown
+    rows = {line.split("  ")[0]: line for line in shown.splitlines()}
+    assert "usable" in rows["Kernels reference"]
+    assert "not usable" in rows["Kernels triton"]
+    assert "GB/s, 8 cores" in rows["Experts on the CPU"]
+    assert "free for models in" in rows["Disk"]
+    told = cli("doctor", "--model", DEFAULT_MODEL, "--json").json
+    backends = {one["name"]: one["reason"] for one in told["system"]["backends"]}
+    assert backends["reference"] is None
+    assert "GPU" in backends["triton"]
+    assert told["system"]["no_gpu"]
+    assert told["plans"]["int4"]["device"] == "cpu"
+
+
+def test_a_gpu_is_told_with_driver_and_capability(
+    cli: Cli, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts, _ = look_at_system()
+
+    def with_gpu() -> tuple[SystemFacts, torch.device]:
+        gpu = Gpu("NVIDIA GeForce RTX 4060", "8.9", "580.65")
+        return replace(facts, gpu=gpu, no_gpu=""), torch.device("cuda", 0)
+
+    monkeypatch.setattr("xverse_cli.doctor.system.look_at_system", with_gpu)
+    shown = cli("doctor", "--model", DEFAULT_MODEL).stdout.decode()
+    assert "NVIDIA GeForce RTX 4060, driver 580.65, compute capability 8.9" in shown
+    assert "7.8 GiB, 7.3 GiB free" in shown
+
+
+def test_the_command_goes_on_from_what_is_here(cli: Cli, cache: Path, golden: Path) -> None:
+    def command(*arguments: str) -> str:
+        return str(cli("doctor", "--json", *arguments).json["command"])
+
+    add_golden(golden)
+    int8 = ("--model", REPO, "--precision", "int8")
+    assert command(*int8) == f"xverse convert {REPO} --precision int8"
+    assert cli("convert", REPO, "--precision", "int8").code == 0
+    assert command(*int8) == f"xverse chat --model {REPO} --precision int8"
+    assert command("--model", REPO, "--precision", "bf16", "--context", "50") == (
+        f"xverse chat --model {REPO} --precision bf16 --context 50"
+    )
+    assert command("--model", "demo") == "xverse chat --model demo"
+    (store,) = stores_dir().glob("*-int8")
+    own = str(shutil.copytree(store, cache / "own"))
+    assert command("--model", own) == f"xverse chat --model {own} --precision int8"
+    assert set(cli("doctor", "--json", "--model", own).json["plans"]) == {"int8"}
+
+
+def test_what_cannot_run_is_told_with_the_nearest_plan(cli: Cli, tmp_path: Path) -> None:
+    small = tmp_path / "small.toml"
+    text = (FOLDER / "rtx-4060-8gb.toml").read_text(encoding="utf-8")
+    small.write_text(text.replace("vram_free_gib = 7.3", "vram_free_gib = 2.6"), encoding="utf-8")
+    arguments = ("doctor", "--model", DEFAULT_MODEL, "--gpu", str(small), "--device", "cuda")
+    result = cli(*arguments, "--context", "8192")
+    assert result.code == 5
+    assert result.stdout.decode().count("does not fit") == 3
+    assert "--context 8192" not in result.stderr
+    assert "The nearest that fits: --device cuda --precision int4 --context" in result.stderr
+    refusal = json.loads(cli(*arguments, "--context", "8192", "--json").stdout)["refusal"]
+    assert refusal["code"] == "plan.impossible"
+
+
+def test_models_that_are_neither_here_nor_known(cli: Cli, cache: Path) -> None:
+    assert cli("doctor", "--model", "xverse/XVERSE-MoE-A36B").code == 3
+    assert cli("doctor", "--model", "./nothing").code == 3
+    for model in KNOWN_MODELS:
+        assert cli("doctor", "--model", model, "--gpu", "3060").code == 0
+
+
+def test_unknown_machines_and_bad_files(cli: Cli, tmp_path: Path) -> None:
+    result = cli("doctor", "--model", "demo", "--gpu", "Voodoo 3")
+    assert result.code == 2
+    assert "RTX 4060 8GB" in result.stderr
+    bad = tmp_path / "bad.toml"
+    bad.write_text("name = 3", encoding="utf-8")
+    assert cli("doctor", "--model", "demo", "--gpu", str(bad)).code == 2
+
+
+def notes(kind: str, host: Machine) -> str:
+    wishes = Wishes(precision="int4", device="cpu", context=2048)
+    plan = plan_memory(ModelConfig.from_dict(A4_2B), HOST, wishes)
+    return "\n".join(system_notes(plan, host.host_total, kind))
+
+
+def test_advice_for_other_systems() -> None:
+    windows = notes("windows", replace(HOST, host_total=32 * GIB))
+    assert "PyPI has no CUDA" in windows
+    assert "wsl --install" in windows
+    assert "memory=28GB" in windows
+    assert "14.3 GiB" in windows
+    mac = notes("mac", HOST)
+    assert "processor" in mac
+    assert "tokens/s" in mac
+    assert notes("linux", HOST) == ""
+    assert notes("wsl", HOST) == ""
+    assert ".wslconfig" in notes("wsl", replace(HOST, host_total=8 * GIB))
+
+
+def test_a_described_machine_needs_no_torch_device(repository: Path) -> None:
+    """Nothing is measured or asked of a driver for it."""
+    code = (
+        "import torch\n"
+        "def refuse(*_): raise AssertionError\n"
+        "torch.cuda.is_available = refuse\n"
+        "from xverse_cli.app import run\n"
+        f"assert run(['doctor', '--gpu', '4060', '-m', {DEFAULT_MODEL!r}]) == 0"
+    )
+    paths: list[Any] = [str(repository / one) for one in (".", "runtime", "kernels")]
+    whole = f"import sys; sys.path[:0] = {paths}\n{code}"
+    done = subprocess.run([sys.executable, "-c", whole], capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr.decode()

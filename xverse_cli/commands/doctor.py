@@ -1,0 +1,260 @@
+"""`xverse doctor`: this machine as the runtime sees it, and how well a model will run on it."""
+
+# No postponed annotations: Typer would compile every one of them anew on each start.
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from xverse_cli import options
+from xverse_cli.exit_codes import DONE
+from xverse_cli.host import Host, Job
+from xverse_cli.messages import text
+from xverse_runtime.errors import ResourceError
+
+if TYPE_CHECKING:
+    from xverse_cli.doctor.system import SystemFacts
+    from xverse_cli.settings import Settings
+    from xverse_runtime.memory_plan import MemoryPlan
+    from xverse_runtime.offload.machine import Machine
+
+Gpu = Annotated[
+    str | None,
+    typer.Option("--gpu", metavar="GPU", help=text("help.doctor_gpu"), show_default=False),
+]
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """``facts`` are ``None`` of a described machine; ``refusal`` is why there is no plan."""
+
+    model: str
+    machine: "Machine"
+    facts: "SystemFacts | None"
+    disk: tuple[str, int] | None
+    plans: "dict[str, MemoryPlan | None]"
+    chosen: "MemoryPlan | None"
+    command: str | None
+    notes: tuple[str, ...]
+    refusal: ResourceError | None
+
+
+def register(app: typer.Typer) -> None:
+    app.command("doctor", help=text("help.doctor"))(doctor)
+
+
+def doctor(
+    ctx: typer.Context,
+    model: options.Model = None,
+    gpu: Gpu = None,
+    device: options.Device = None,
+    precision: options.Precision = None,
+    context: options.Context = None,
+    as_json: options.Json = False,
+    verbose: options.Verbose = 0,
+    quiet: options.Quiet = False,
+) -> Job:
+    return Job(partial(run, ctx.params, gpu, as_json), options.verbosity(verbose, quiet))
+
+
+def run(flags: Mapping[str, object], gpu: str | None, as_json: bool, host: Host) -> int:
+    """Look, plan, tell; a model that cannot run is told like everything else, then an error."""
+    diagnosis = _diagnose(host.settings(flags), gpu)
+    if as_json:
+        from xverse_cli.json_output import to_json
+
+        host.streams.write_data(to_json(_object(diagnosis)) + "\n")
+    else:
+        from xverse_cli.render.sanitize import sanitize
+
+        lines = (sanitize(line) for line in _lines(diagnosis))
+        host.streams.write_data("".join(f"{line}\n" for line in lines))
+    if diagnosis.refusal is not None:
+        raise diagnosis.refusal
+    return DONE
+
+
+def _diagnose(settings: "Settings", gpu: str | None) -> Diagnosis:
+    from dataclasses import replace
+
+    from xverse_cli.doctor.advice import (
+        known_config,
+        next_command,
+        store_precision_of,
+        system_notes,
+    )
+    from xverse_cli.doctor.system import look_at_system
+    from xverse_cli.models.pull_plan import free_bytes
+    from xverse_cli.models.stores import stores_dir
+    from xverse_runtime.memory_plan import Wishes, plan_memory, plans_by_precision
+    from xverse_runtime.offload.machines import find_machine
+
+    config, found = known_config(settings.model)
+    if gpu is None:
+        from xverse_runtime.offload.measure import measure_machine
+
+        facts, device = look_at_system()
+        machine = measure_machine(device)
+    else:
+        facts, machine = None, find_machine(gpu)
+    only = store_precision_of(found)
+    precision = only if only and settings.precision == "auto" else settings.precision
+    wishes = Wishes(device=settings.device, precision=precision, context=settings.context)
+    chosen, refusal = None, None
+    try:
+        chosen = plan_memory(config, machine, wishes)
+    except ResourceError as error:
+        refusal = error
+    every = replace(wishes, precision=only or "auto")
+    here = facts is not None
+    command = None
+    if chosen is not None:
+        command = next_command(settings.model, chosen, here=here, context=settings.context)
+    return Diagnosis(
+        settings.model,
+        machine,
+        facts,
+        (str(stores_dir()), free_bytes(stores_dir())) if here else None,
+        plans_by_precision(config, machine, every),
+        chosen,
+        command,
+        tuple(system_notes(chosen, machine.host_total)) if here else (),
+        refusal,
+    )
+
+
+def _lines(diagnosis: Diagnosis) -> Iterator[str]:
+    from xverse_cli.commands.listing import aligned
+
+    if diagnosis.facts is None:
+        yield text("doctor.described", name=diagnosis.machine.name)
+    yield from aligned([*_system_rows(diagnosis), *_machine_rows(diagnosis.machine)])
+    if diagnosis.facts is not None:
+        yield from aligned(_backend_rows(diagnosis.facts))
+    yield ""
+    yield text("doctor.plans", model=diagnosis.model)
+    yield from aligned([_heading(), *map(_plan_row, *zip(*diagnosis.plans.items(), strict=True))])
+    yield from diagnosis.notes
+    if diagnosis.chosen is not None and diagnosis.command is not None:
+        rate = f"{diagnosis.chosen.prediction.tokens_per_s:.3g}"
+        precision = diagnosis.chosen.placement.precision
+        yield ""
+        yield text("doctor.recommended", precision=precision, rate=rate)
+        yield f"  {diagnosis.command}"
+
+
+def _system_rows(diagnosis: Diagnosis) -> Iterator[tuple[str, str]]:
+    facts = diagnosis.facts
+    if facts is None:
+        return
+    yield text("doctor.system"), facts.system
+    versions = {"Python": facts.python, "torch": facts.torch, "triton": facts.triton}
+    yield text("doctor.versions"), ", ".join(f"{k} {v}" for k, v in versions.items() if v)
+    yield text("doctor.processor"), facts.processor
+    if facts.instructions:
+        yield text("doctor.instructions"), ", ".join(facts.instructions)
+    if facts.gpu is None:
+        yield text("doctor.gpu"), text("doctor.no_gpu", reason=facts.no_gpu)
+    else:
+        driver = facts.gpu.driver or text("doctor.untold")
+        capability = facts.gpu.capability
+        told = text("doctor.gpu_is", name=facts.gpu.name, driver=driver, capability=capability)
+        yield text("doctor.gpu"), told
+    if diagnosis.disk is not None:
+        place, free = diagnosis.disk
+        yield text("doctor.disk"), text("doctor.disk_is", free_bytes=free, path=place)
+
+
+def _machine_rows(machine: "Machine") -> Iterator[tuple[str, str]]:
+    if machine.has_gpu:
+        told = text(
+            "doctor.memory_is", total_bytes=machine.vram_total, free_bytes=machine.vram_free
+        )
+        yield text("doctor.gpu_memory"), told
+        yield text("doctor.gpu_bandwidth"), _rate(machine.vram_bandwidth)
+        yield text("doctor.link"), _rate(machine.link_to_gpu)
+    told = text("doctor.memory_is", total_bytes=machine.host_total, free_bytes=machine.host_free)
+    yield text("doctor.memory"), told
+    yield text("doctor.bandwidth"), _rate(machine.host_bandwidth)
+    rate = _rate(machine.cpu_expert_bandwidth)
+    yield text("doctor.cpu_experts"), text("doctor.cores", rate=rate, cores=machine.cpu_cores)
+
+
+def _backend_rows(facts: "SystemFacts") -> Iterator[tuple[str, str]]:
+    for backend in facts.backends:
+        used = text("doctor.usable")
+        if backend.name == "cpu" and facts.kernels:
+            used = text("doctor.usable_with", instructions=facts.kernels)
+        name = text("doctor.kernels", name=backend.name)
+        yield (
+            name,
+            used if backend.reason is None else text("doctor.refused", reason=backend.reason),
+        )
+
+
+def _rate(bytes_per_s: float) -> str:
+    return text("doctor.rate", rate=f"{bytes_per_s / 1e9:.1f}")
+
+
+def _heading() -> tuple[str, ...]:
+    columns = ("precision", "place", "context", "gpu", "memory", "rate", "first", "load")
+    return tuple(text(f"doctor.heading_{column}") for column in columns)
+
+
+def _plan_row(precision: str, plan: "MemoryPlan | None") -> tuple[str, ...]:
+    from xverse_cli.doctor.advice import memory_text, place_text
+
+    if plan is None:
+        return (precision, text("doctor.no_room"), *["–"] * 6)
+    predicted = plan.prediction
+    rate = f"{predicted.tokens_per_s:.3g}"
+    seconds = [f"{one:.1f} s" for one in (predicted.first_token_s, predicted.load_s)]
+    context = str(plan.placement.context)
+    return (precision, place_text(plan), context, *memory_text(plan), rate, *seconds)
+
+
+def _object(diagnosis: Diagnosis) -> dict[str, Any]:
+    facts, refusal = diagnosis.facts, diagnosis.refusal
+    return {
+        "model": diagnosis.model,
+        "described": facts is None,
+        "system": asdict(facts) if facts else None,
+        "machine": asdict(diagnosis.machine),
+        "disk": dict(zip(("path", "free_bytes"), diagnosis.disk, strict=True))
+        if diagnosis.disk
+        else None,
+        "plans": {name: plan and _plan_object(plan) for name, plan in diagnosis.plans.items()},
+        "chosen": diagnosis.chosen and diagnosis.chosen.placement.precision,
+        "command": diagnosis.command,
+        "notes": [*diagnosis.notes],
+        "refusal": {"code": refusal.code, **refusal.params} if refusal else None,
+    }
+
+
+def _plan_object(plan: "MemoryPlan") -> dict[str, Any]:
+    placed = plan.placement
+    return {
+        "device": placed.device,
+        "precision": placed.precision,
+        "parts": asdict(placed.sizes.precision),
+        "context": placed.context,
+        "kv": placed.kv,
+        "embedding_device": placed.embedding_device,
+        "expert_slots": placed.expert_slots,
+        "slots_per_layer": placed.slots_per_layer,
+        "experts_resident": placed.experts_resident,
+        "prefill_chunk": placed.prefill_chunk,
+        "workspace_bytes": placed.workspace,
+        "staging_bytes": placed.staging,
+        "kv_bytes": placed.kv_bytes,
+        "gpu_bytes": placed.gpu,
+        "gpu_budget_bytes": plan.gpu_budget,
+        "pinned_bytes": placed.pinned,
+        "host_bytes": placed.host,
+        "mapped_bytes": placed.mapped,
+        "host_budget_bytes": plan.host_budget,
+        "prediction": asdict(plan.prediction),
+    }

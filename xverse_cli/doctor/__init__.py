@@ -1,0 +1,1 @@
+"""What `xverse doctor` finds out: the system, what computes here, and what to run."""
