@@ -189,6 +189,8 @@ ERRORS: dict[str, tuple[str, str]] = {
         "The routing trace {path} could not be written to its end: {detail}.",
         "Is the disk full? What is in the file so far can be read, but for a last part.",
     ),
+    "trace.no_experts": ("{model} has no experts to choose from.", "Leave out --record-routing."),
+    "trace.not_local": ("Only models that run on this machine can be recorded.", ""),
     "trace.shape": (
         "A trace of {experts} experts in each of {layers} layers cannot be recorded.",
         "Traces hold up to 256 experts of up to 1024 layers.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from random import Random
 
 import pytest
@@ -152,7 +153,7 @@ def test_more_slots_do_not_hurt(seed: int) -> None:
     uses = random_uses(seed, 2, 2000)
     for policy in (*POLICIES, lambda: Belady(uses)):
         counts = [hits(policy(), uses, slots, 3).count("+") for slots in range(1, 33, 3)]
-        for fewer, more in zip(counts, counts[1:], strict=False):
+        for fewer, more in pairwise(counts):
             assert more >= fewer - 0.02 * len(uses)
         assert counts[-1] > counts[0]
     stack = [hits(LeastRecentlyUsed(), uses, slots, 3).count("+") for slots in range(1, 33)]
