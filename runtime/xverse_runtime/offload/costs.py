@@ -1,11 +1,12 @@
-"""What a transfer or computation costs, from what the latest ones cost. Seconds come from outside."""
+"""What a transfer or computation costs, by what the latest ones took; the clock is outside."""
 
 from __future__ import annotations
 
 from collections import deque
+from statistics import median
 
 JUMP = 1.5  # an observation this many times off what was expected is an outlier, or news
-AGREEING = 3  # as many in a row, all to the same side, are news
+SLOWER, FASTER = 5, 1  # so many in a row are news; nothing is fast by accident
 PRIOR_WEIGHT = 0.5  # of what is expected beforehand, in observations
 
 
@@ -17,7 +18,7 @@ class LinearCost:
     off moves the estimate little; several in a row that agree replace all that came before.
     """
 
-    def __init__(self, fixed_s: float, bytes_per_s: float, *, half_life: float = 16.0) -> None:
+    def __init__(self, fixed_s: float, bytes_per_s: float, *, half_life: float = 32.0) -> None:
         """
         Args:
             fixed_s: expected fixed part, in seconds.
@@ -26,7 +27,7 @@ class LinearCost:
         """
         self._expected = (fixed_s, 1 / bytes_per_s)
         self._keep = 0.5 ** (1 / half_life)
-        self._recent: deque[tuple[float, float, float]] = deque(maxlen=AGREEING)
+        self._recent: deque[tuple[float, float, float]] = deque(maxlen=SLOWER)
         self._sums = [0.0] * 5  # of weights, bytes, bytes squared, seconds, bytes times seconds
         self.fixed_s, self._per_byte = self._expected
 
@@ -43,15 +44,26 @@ class LinearCost:
         """``nbytes``, more than 0, took so long."""
         expected = self.seconds(nbytes)
         self._recent.append((nbytes, seconds, seconds / expected))
-        ratios = [ratio for _, _, ratio in self._recent]
-        if len(ratios) == AGREEING and (min(ratios) > JUMP or max(ratios) < 1 / JUMP):
+        news = self._news()
+        if news:
             self._sums = [0.0] * 5
-            for size, took, _ in self._recent:
-                self._add(size, took)
+            typical = median(ratio for _, _, ratio in news)
+            for size, took, ratio in news:  # outliers come among news, too
+                self._add(size, took * min(1.0, JUMP * typical / ratio))
             self._recent.clear()
         else:
             self._add(nbytes, min(max(seconds, expected / JUMP), expected * JUMP))
         self._fit()
+
+    def _news(self) -> list[tuple[float, float, float]]:
+        """The latest observations, if they say that all before them are out of date."""
+        latest = list(self._recent)
+        slower, faster = latest[-SLOWER:], latest[-FASTER:]
+        if len(slower) == SLOWER and all(ratio > JUMP for _, _, ratio in slower):
+            return slower
+        if len(faster) == FASTER and all(ratio < 1 / JUMP for _, _, ratio in faster):
+            return faster
+        return []
 
     def _add(self, nbytes: float, seconds: float) -> None:
         terms = (1.0, nbytes, nbytes * nbytes, seconds, nbytes * seconds)

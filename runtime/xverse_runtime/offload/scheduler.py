@@ -20,8 +20,10 @@ Way = Literal["cpu", "link", "both"]
 WAYS: tuple[Way, ...] = ("cpu", "link", "both")
 
 HYSTERESIS = 0.03  # a split is changed for another that saves at least this share of its time
-TRIAL_SHARE = 0.005  # of the time, lost to trying each of the two other ways
-TRIAL_LAYERS = 64  # at least so many layers between two trials of a way
+TRIAL_SHARE = 0.001  # of the time, lost to trying another way with a number of misses
+MOST_LOST = 20  # by a trial, in times of the usual way; more is taken for an accident
+TRIAL_LAYERS = 64  # at least so many layers between two such trials
+MOST_APART = 8  # numbers of misses that are told apart for it
 MOST_CREDIT = 2.0  # background copies that can be saved up
 
 
@@ -32,7 +34,12 @@ class Split:
     cpu: tuple[Key, ...]
     now: tuple[Key, ...]  # uploaded before the layer can end, and computed on the GPU
     background: tuple[Key, ...]  # of ``cpu``: to be uploaded as well, for later tokens
-    is_trial: bool = False
+    usual_s: float | None = None  # of a trial: what the way that seems best would have taken
+
+    @property
+    def is_trial(self) -> bool:
+        """Whether another way is tried than the one that seems best."""
+        return self.usual_s is not None
 
     @property
     def way(self) -> Way:
@@ -58,8 +65,11 @@ class MissScheduler:
             ("link", True): LinearCost(link.fixed_s, link.bytes_per_s),
         }
         self._now_of: dict[int, int] = {}  # misses of a layer: how many of them cross now
-        self._layers = dict.fromkeys(WAYS, 0)  # since the way was last used
-        self._seconds = dict.fromkeys(WAYS, 0.0)
+        self._layers = 0
+        self._seconds = 0.0
+        # Of a way and a number of misses: layers and seconds as they were when it was last used.
+        # Several numbers have to be seen, or fixed and variable costs are not told apart.
+        self._used: dict[tuple[Way, int], tuple[int, float]] = {}
         self._credit = 0.0
 
     def cost(self, side: Literal["cpu", "link"], *, shared: bool = False) -> LinearCost:
@@ -95,13 +105,13 @@ class MissScheduler:
         chosen_s = self.seconds(count - now, now, link_busy_s)
         tried = self._trial(count, now, chosen_s, link_busy_s)
         crossing = now if tried is None else tried
-        for way in WAYS:
-            self._layers[way] += 1
-            self._seconds[way] += chosen_s
+        self._layers += 1
+        self._seconds += chosen_s
         layer_s = self.seconds(count - crossing, crossing, link_busy_s)
         background = self._background(count - crossing, crossing, layer_s + idle_s, link_busy_s)
         on_cpu = tuple(misses[crossing:])
-        return Split(on_cpu, tuple(misses[:crossing]), on_cpu[:background], tried is not None)
+        usual_s = None if tried is None else chosen_s
+        return Split(on_cpu, tuple(misses[:crossing]), on_cpu[:background], usual_s)
 
     def observe(
         self, split: Split, *, cpu_s: float | None = None, link_s: float | None = None
@@ -117,12 +127,18 @@ class MissScheduler:
             return
         way = split.way
         shared = way == "both"
+        made_up_s = 0.0
+        if split.usual_s is not None:
+            # What a trial lost beyond what was allowed for, as far as it is no accident.
+            expected_s = self.seconds(len(split.cpu), len(split.now))
+            lost_s = max(cpu_s or 0.0, link_s or 0.0) - max(expected_s, split.usual_s)
+            made_up_s = min(max(lost_s, 0.0), MOST_LOST * split.usual_s) / TRIAL_SHARE
+        count = min(len(split.cpu) + len(split.now), MOST_APART)
+        self._used[way, count] = (self._layers, self._seconds + made_up_s)
         if split.cpu and cpu_s is not None:
             self._costs["cpu", shared].observe(len(split.cpu) * self._expert_bytes, cpu_s)
         if split.now and link_s is not None:
             self._costs["link", shared].observe(len(split.now) * self._expert_bytes, link_s)
-        self._layers[way] = 0
-        self._seconds[way] = 0.0
 
     def observe_background(self, seconds: float) -> None:
         """One expert crossed in the background while nothing else did."""
@@ -147,8 +163,9 @@ class MissScheduler:
                 continue
             other = {"cpu": 0, "link": count, "both": self._best_of_both(count)}[way]
             lost_s = self.seconds(count - other, other, link_busy_s) - chosen_s
-            is_due = self._layers[way] >= TRIAL_LAYERS
-            if is_due and lost_s <= TRIAL_SHARE * self._seconds[way]:
+            layers, seconds = self._used.setdefault((way, min(count, MOST_APART)), (0, 0.0))
+            is_due = self._layers - layers >= TRIAL_LAYERS
+            if is_due and lost_s <= TRIAL_SHARE * (self._seconds - seconds):
                 return other
         return None
 

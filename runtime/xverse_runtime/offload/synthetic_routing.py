@@ -30,11 +30,11 @@ class RoutingModel:
     layers: int = 28
     experts: int = 64
     top_k: int = 6
-    popularity: float = 0.20
-    subject: float = 0.42
-    phase: float = 0.65
-    phase_tokens: float = 34.0
-    habit: float = 0.90
+    popularity: float = 0.10
+    subject: float = 0.49
+    phase: float = 0.72
+    phase_tokens: float = 38.0
+    habit: float = 0.80
 
 
 XVERSE_A4_2B = RoutingModel()
