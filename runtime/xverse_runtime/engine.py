@@ -28,6 +28,7 @@ from xverse_runtime.kv_cache import KVCache, KVPool
 from xverse_runtime.loading import load_weights, published_name
 from xverse_runtime.model import Decoder
 from xverse_runtime.model_dir import ModelDirectory
+from xverse_runtime.offload.recorder import RoutingRecorder
 from xverse_runtime.reply import Reply
 from xverse_runtime.rope import RotaryTable
 from xverse_runtime.sampling import check_params
@@ -225,6 +226,24 @@ class Engine:
         """See `TextGenerator`."""
         return self._text.chat_format.encode(messages, self._text.tokenizer)
 
+    def record_routing(self, path: Path) -> RoutingRecorder:
+        """Have `generate` write to a file which experts its tokens go to, from now on.
+
+        Every token is then computed once, alone and by the host: no prompt lookup, no CUDA graphs.
+
+        Returns:
+            What to close when it is over; nothing can be generated after that.
+
+        Raises:
+            UsageError: ``trace.no_experts``, ``trace.unwritable``, ``trace.shape``.
+        """
+        config = self._decoder.config
+        if not config.is_moe:
+            raise UsageError("trace.no_experts", model=self.model_name)
+        recorder = RoutingRecorder(path, config, self.model_name)
+        self._decoder.observer = recorder
+        return recorder
+
     def generate(
         self,
         prompt_ids: Sequence[int],
@@ -244,6 +263,7 @@ class Engine:
         self._check_prompt(prompt_ids)
         if self._running is not None:
             self._running.close()
+        observed = self._decoder.observer is not None
         generation = Generation(
             self._decoder,
             self._cache,
@@ -253,8 +273,8 @@ class Engine:
             end_token_ids=() if ignore_end else self._text.end_token_ids,
             prefill=self._prefill,
             cancel=cancel or CancelFlag(),
-            loop=self._loop,
-            lookup=lookup and self._use_lookup,
+            loop=None if observed else self._loop,
+            lookup=lookup and self._use_lookup and not observed,
         )
         self._running = generation.chunks()
         return self._running

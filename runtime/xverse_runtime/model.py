@@ -70,6 +70,7 @@ class Decoder:
         self._weights = weights
         self._kernels = kernels
         self._rotary = rotary.table
+        self.observer: RouterObserver | None = None  # of every `forward` that has none of its own
         self._final_norm = Norm(weights.norm, config.rms_norm_eps)
         self._head_weight = (Projection(weights.head),)
         self._layers = [
@@ -110,6 +111,7 @@ class Decoder:
         Returns:
             fp32 logits [chosen tokens, vocab].
         """
+        observer = observer or self.observer
         cache.check_room(len(tokens))
         pool, past = cache.pool, cache.length
 

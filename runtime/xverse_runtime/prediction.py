@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import comb
 
 from xverse_runtime.model_sizes import ModelSizes
-from xverse_runtime.offload.hit_rates import lru_hit_rate
+from xverse_runtime.offload.hit_rates import hit_rate
 from xverse_runtime.offload.machine import Machine
 
 PROMPT_TOKENS = 512  # of the prompt whose first token is predicted
@@ -124,7 +124,9 @@ class _Predictor:
     def _hit_rate(self) -> float:
         if self.placement.experts_resident or not self.placement.sizes.config.is_moe:
             return 1.0
-        return lru_hit_rate(self.placement.slots_per_layer, self.placement.sizes.config.num_experts)
+        return hit_rate(
+            "lru", self.placement.slots_per_layer, self.placement.sizes.config.num_experts
+        )
 
     @property
     def _host_share(self) -> float:
@@ -146,7 +148,7 @@ class _Predictor:
             weights = self.placement.sizes.weights()
             resident = self.placement.device == "cuda"
             return 0.0 if resident else max(0.0, 1 - self.placement.mapped / weights)
-        in_memory = lru_hit_rate(self._host_share * config.num_experts, config.num_experts)
+        in_memory = hit_rate("lru", self._host_share * config.num_experts, config.num_experts)
         return 1 - max(self._hit_rate if self.placement.device == "cuda" else 0.0, in_memory)
 
     def _gpu_token(self) -> float:

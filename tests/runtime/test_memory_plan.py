@@ -12,7 +12,7 @@ from xverse_runtime.config import ModelConfig
 from xverse_runtime.errors import DeviceError, ResourceError, UsageError, XverseError
 from xverse_runtime.memory_plan import MemoryPlan, Wishes, plan_memory, plans_by_precision
 from xverse_runtime.model_sizes import ModelSizes
-from xverse_runtime.offload.hit_rates import lru_hit_rate
+from xverse_runtime.offload.hit_rates import hit_rate
 from xverse_runtime.offload.machine import GIB, Machine
 from xverse_runtime.offload.machines import find_machine
 from xverse_runtime.plan_places import gpu_budget, host_budget
@@ -218,7 +218,7 @@ def test_the_table_of_the_design(name: str, link: float | None, slots: int, rate
     assert plan.placement.slots_per_layer == pytest.approx(slots, abs=2)
     assert plan.prediction.tokens_per_s == pytest.approx(rate, rel=0.1)
     assert plan.placement.experts_resident == (slots == 64)
-    assert plan.prediction.hit_rate == pytest.approx(lru_hit_rate(slots, 64), abs=0.03)
+    assert plan.prediction.hit_rate == pytest.approx(hit_rate("lru", slots, 64), abs=0.03)
 
 
 def test_80_gb_hold_everything_in_bf16() -> None:

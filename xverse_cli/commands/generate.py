@@ -2,7 +2,8 @@
 
 # No postponed annotations: Typer would compile every one of them anew on each start.
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
@@ -48,6 +49,12 @@ Logprobs = Annotated[
         show_default=False,
     ),
 ]
+RecordRouting = Annotated[
+    str | None,
+    typer.Option(
+        "--record-routing", metavar="FILE", help=text("help.record_routing"), show_default=False
+    ),
+]
 Raw = Annotated[bool, typer.Option("--raw", help=text("help.raw"))]
 Json = Annotated[bool, typer.Option("--json", help=text("help.json"))]
 
@@ -63,6 +70,7 @@ class Request:
     as_json: bool
     stop: tuple[str, ...]
     logprobs: int | None
+    record_routing: str | None
 
 
 def register(app: typer.Typer) -> None:
@@ -86,6 +94,7 @@ def generate(
     seed: options.Seed = None,
     stop: Stop = None,
     logprobs: Logprobs = None,
+    record_routing: RecordRouting = None,
     device: options.Device = None,
     precision: options.Precision = None,
     context: options.Context = None,
@@ -109,6 +118,7 @@ def generate(
         as_json=as_json,
         stop=tuple(stop or ()),
         logprobs=logprobs,
+        record_routing=record_routing,
     )
     return Job(partial(run, request), options.verbosity(verbose, quiet))
 
@@ -129,7 +139,8 @@ def run(request: Request, host: Host) -> int:
     )
     prompt_ids = _encode(engine, prompt, settings.system, request.raw)
     reply = Reply()
-    _stream(engine, prompt_ids, params, host, request.as_json, reply)
+    with _recorded(engine, request.record_routing):
+        _stream(engine, prompt_ids, params, host, request.as_json, reply)
     if request.as_json:
         from xverse_cli.json_output import reply_object, to_json
 
@@ -138,6 +149,22 @@ def run(request: Request, host: Host) -> int:
     limit_chosen = settings.max_tokens is not None
     report_reply(reply, engine, host.streams, limit_chosen=limit_chosen)
     return INTERRUPTED if reply.finish_reason == "interrupted" else DONE
+
+
+@contextmanager
+def _recorded(engine: "TextGenerator", path: str | None) -> Iterator[None]:
+    """Record which experts are chosen, if there is a file for it."""
+    if path is None:
+        yield
+        return
+    from pathlib import Path
+
+    from xverse_runtime.engine import Engine
+
+    if not isinstance(engine, Engine):
+        raise UsageError("trace.not_local")
+    with closing(engine.record_routing(Path(path))):
+        yield
 
 
 def _encode(engine: "TextGenerator", prompt: str, system: str | None, raw: bool) -> list[int]:

@@ -70,6 +70,8 @@ TEXTS: dict[str, str] = {
     "help.min_p": "Leave out tokens this much less likely than the likeliest.",
     "help.repetition_penalty": "Make tokens that have occurred less likely; 1 is off.",
     "help.max_tokens": "Most tokens of a reply.",
+    "help.record_routing": "Write to a file which experts the tokens go to (docs/offload.md)."
+    " Prompt lookup and CUDA graphs are off meanwhile.",
     "help.seed": "Seed of the random choices; the same seed gives the same reply.",
     # Stores.
     # The first sentence of a command's help stands in the list of commands: at most 64 characters.

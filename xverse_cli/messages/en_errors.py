@@ -184,6 +184,23 @@ ERRORS: dict[str, tuple[str, str]] = {
         " ({detail}).",
         "Close other programs that use it, or choose a smaller --context.",
     ),
+    # Routing traces.
+    "trace.unwritable": ("The routing trace {path} cannot be written: {detail}.", ""),
+    "trace.unreadable": ("The routing trace {path} cannot be read: {detail}.", ""),
+    "trace.disk": (
+        "The routing trace {path} could not be written to its end: {detail}.",
+        "Is the disk full? What is in the file so far can be read, but for a last part.",
+    ),
+    "trace.no_experts": ("{model} has no experts to choose from.", "Leave out --record-routing."),
+    "trace.not_local": ("Only models that run on this machine can be recorded.", ""),
+    "trace.shape": (
+        "A trace of {experts} experts in each of {layers} layers cannot be recorded.",
+        "Traces hold up to 256 experts of up to 1024 layers.",
+    ),
+    "trace.invalid": (
+        "{path} is not a whole routing trace: {detail} (byte {offset}).",
+        "Record it again: xverse generate --record-routing FILE",
+    ),
     # Generating.
     "context.overflow": (
         "The prompt has {prompt_tokens} tokens; the context holds {context_length}.",

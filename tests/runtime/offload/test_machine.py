@@ -11,7 +11,7 @@ import torch
 
 from xverse_runtime.errors import UsageError
 from xverse_runtime.offload import measure
-from xverse_runtime.offload.hit_rates import LRU, lru_hit_rate
+from xverse_runtime.offload.hit_rates import PUBLISHED, hit_rate
 from xverse_runtime.offload.machine import GIB, Machine, read_machine
 from xverse_runtime.offload.machines import FOLDER, find_machine, known_machines
 from xverse_runtime.offload.measure import measure_machine
@@ -151,18 +151,18 @@ def test_the_host_is_measured_in_a_moment(extension: str, monkeypatch: pytest.Mo
 
 
 def test_hit_rates_follow_the_published_points() -> None:
-    assert len(LRU) == 65
-    assert [lru_hit_rate(slots, 64) for slots in (6, 20, 39, 59)] == [
+    assert len(PUBLISHED["lru"]) == 65
+    assert [hit_rate("lru", slots, 64) for slots in (6, 20, 39, 59)] == [
         0.2931,
         0.5598,
         0.8065,
         0.9808,
     ]
-    assert lru_hit_rate(20.5, 64) == pytest.approx((0.5598 + 0.5746) / 2)
-    assert lru_hit_rate(10, 32) == lru_hit_rate(20, 64)
-    assert (lru_hit_rate(0, 64), lru_hit_rate(64, 64), lru_hit_rate(99, 64)) == (0, 1, 1)
+    assert hit_rate("lru", 20.5, 64) == pytest.approx((0.5598 + 0.5746) / 2)
+    assert hit_rate("lru", 10, 32) == hit_rate("lru", 20, 64)
+    assert (hit_rate("lru", 0, 64), hit_rate("lru", 64, 64), hit_rate("lru", 99, 64)) == (0, 1, 1)
 
 
 def test_more_slots_never_hit_less() -> None:
-    rates = [lru_hit_rate(step / 10, 64) for step in range(700)]
+    rates = [hit_rate("lru", step / 10, 64) for step in range(700)]
     assert rates == sorted(rates)

@@ -1,0 +1,119 @@
+"""The rules that hold whatever the policy."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from xverse_runtime.offload.expert_slots import ExpertSlots
+from xverse_runtime.offload.policy import (
+    AllResident,
+    ExpertPolicy,
+    Key,
+    LeastRecentlyUsed,
+    ScoreWindow,
+)
+
+
+def bring(slots: ExpertSlots, key: Key) -> Key | None:
+    """Use and upload an expert; who left for it."""
+    slots.enter_layer()
+    (missing,) = slots.use(key[0], (key[1],))
+    reservation = slots.reserve(missing)
+    assert reservation is not None
+    slots.commit(key)
+    return reservation.evicted
+
+
+def test_slots_are_handed_on() -> None:
+    slots = ExpertSlots(2, 4, 2, LeastRecentlyUsed())
+    assert slots.fill([(0, 1), (0, 1), (1, 2), (1, 3)]) == [((0, 1), 0), ((1, 2), 1)]
+    assert (list(slots.table(0)), list(slots.table(1))) == ([-1, 0, -1, -1], [-1, -1, 1, -1])
+    slots.enter_layer()
+    assert slots.use(0, (1, 3)) == [(0, 3)]
+    assert slots.reserve((0, 3)) == (1, (1, 2))
+    assert slots.is_coming((0, 3))
+    assert slots.use(0, (3,)) == [(0, 3)]  # not before it has arrived
+    slots.commit((0, 3))
+    assert slots.use(0, (3, 1)) == []
+    assert sorted(slots.resident) == [(0, 1), (0, 3)]
+    assert (slots.held(0), slots.held(1)) == (2, 0)
+
+
+def test_what_is_on_its_way_cannot_be_thrown_out() -> None:
+    slots = ExpertSlots(1, 4, 1, LeastRecentlyUsed())
+    slots.use(0, (1,))
+    assert slots.reserve((0, 1)) == (0, None)
+    slots.enter_layer()
+    assert slots.reserve((0, 2)) is None
+    slots.cancel((0, 1))
+    assert slots.held(0) == 0
+    assert slots.reserve((0, 2)) == (0, None)
+
+
+def test_what_the_layer_uses_is_protected() -> None:
+    slots = ExpertSlots(1, 8, 2, LeastRecentlyUsed())
+    slots.fill([(0, 1), (0, 2)])
+    slots.enter_layer()
+    assert slots.use(0, (1, 2, 3)) == [(0, 3)]
+    assert slots.reserve((0, 3)) is None
+    slots.enter_layer()
+    assert slots.reserve((0, 3)) == (0, (0, 1))
+
+
+def test_a_layer_keeps_its_floor() -> None:
+    slots = ExpertSlots(3, 4, 4, LeastRecentlyUsed(), floor=1)
+    slots.fill([(0, 0), (1, 0), (1, 1), (2, 0)])
+    # (0, 0) is the oldest, but the last of its layer.
+    assert bring(slots, (2, 1)) == (1, 0)
+    assert bring(slots, (2, 2)) == (2, 0)
+    assert bring(slots, (0, 3)) == (0, 0)  # a layer may replace its own
+    assert [slots.held(layer) for layer in range(3)] == [1, 1, 2]
+
+
+def test_nobody_leaves_where_all_are_resident() -> None:
+    slots = ExpertSlots(1, 4, 2, AllResident())
+    slots.fill([(0, 0), (0, 1)])
+    assert slots.reserve((0, 2)) is None
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize(
+    "policy",
+    [LeastRecentlyUsed, lambda: ScoreWindow(30.0, bypasses=True)],
+    ids=["lru", "score"],
+)
+def test_the_books_balance(seed: int, policy: type[ExpertPolicy]) -> None:
+    """Random uses, uploads that take a while and sometimes fail."""
+    random = Random(seed)
+    layers, experts, floor = 3, 8, 2
+    slots = ExpertSlots(layers, experts, 11, policy(), floor=floor)
+    coming: list[Key] = []
+    full_floors = set()
+    for step in range(1500):
+        layer = step % layers
+        chosen = random.sample(range(experts), 3)
+        slots.enter_layer()
+        for key in slots.use(layer, chosen):
+            if slots.is_coming(key):
+                continue
+            reservation = slots.reserve(key)
+            if reservation is None:
+                continue
+            coming.append(key)
+            evicted = reservation.evicted
+            if evicted is not None:
+                assert not (evicted[0] == layer and evicted[1] in chosen)
+                assert evicted[0] == layer or slots.held(evicted[0]) >= floor
+        while coming and random.random() < 0.7:
+            key = coming.pop(random.randrange(len(coming)))
+            if random.random() < 0.1:
+                slots.cancel(key)
+            else:
+                slots.commit(key)
+        used = [slot for one in range(layers) for slot in slots.table(one) if slot >= 0]
+        assert len(used) == len(set(used)) == len(slots.resident)
+        assert sum(slots.held(one) for one in range(layers)) == len(used) + len(coming) <= 11
+        full_floors |= {one for one in range(layers) if slots.held(one) >= floor}
+    assert full_floors == {0, 1, 2}
