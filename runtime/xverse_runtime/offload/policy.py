@@ -16,6 +16,8 @@ from typing import Protocol
 Key = tuple[int, int]  # layer, expert
 Rank = tuple[float, ...]
 
+HALF_LIFE_TOKENS = 12
+
 
 class ExpertPolicy(Protocol):
     """What to ask and tell a policy."""
@@ -26,7 +28,8 @@ class ExpertPolicy(Protocol):
         Args:
             key: the expert.
             probability: the router's, after its softmax over all experts; 1 where it is not known.
-            chosen: whether a token goes there; false for runners-up, which only some policies mind.
+            chosen: whether a token goes there; false for runners-up, told after the chosen ones of
+                their token and layer. Only some policies mind them.
         """
 
     def place(self, key: Key) -> None:
@@ -153,47 +156,48 @@ class LeastFrequentlyUsed(LeastRecentlyUsed):
 
 
 class ScoreWindow(RankedPolicy):
-    """Gives up the expert with the lowest score: what the router gave it lately, fading.
+    """Gives up the expert with the lowest score: how often it was chosen lately, fading, and how
+    nearly it was chosen.
 
-    A score is the sum over the past of ``probability ** sharpness``, halved for every half-life
-    that has gone by since. A sharpness of 0 counts uses, which lies between LRU (short half-life)
-    and LFU (long). All scores fade alike, so their order changes with uses only; they are kept as
-    logarithms of what they were worth at the start, which never overflow.
+    A use counts 1; a runner-up the ratio of its probability to that of the last expert that was
+    chosen. All of it halves with every half-life. A short one is like LRU, a long one like LFU.
+    All scores fade alike, so their order changes with uses only; they are kept as logarithms of
+    what they would have been worth at the start, which never overflow.
     """
 
-    def __init__(
-        self,
-        half_life: float,
-        *,
-        sharpness: float = 0.0,
-        runners_up: bool = False,
-        bypasses: bool = False,
-    ) -> None:
+    def __init__(self, half_life: float, *, runners_up: bool = True, bypasses: bool = True) -> None:
         """
         Args:
-            half_life: in uses of chosen experts; top_k * layers of them are a token.
-            sharpness: how much a high probability counts above a low one.
-            runners_up: also learn from experts that nearly were chosen.
-            bypasses: whether an expert that scores below all residents stays out.
+            half_life: in uses of chosen experts; a token has top_k * layers of them.
+            runners_up: mind what nearly was chosen.
+            bypasses: keep an expert out that scores below all residents.
         """
         super().__init__()
         self.bypasses = bypasses
         self._growth = log(2) / half_life
-        self._sharpness = sharpness
         self._runners_up = runners_up
         self._uses = 0
+        self._last_probability = 1.0
         self._log_score: dict[Key, float] = {}
+
+    @classmethod
+    def for_model(cls, layers: int, top_k: int) -> ScoreWindow:
+        """As it does best on the traces there are (docs/offload.md)."""
+        return cls(HALF_LIFE_TOKENS * layers * top_k)
 
     def rank(self, key: Key) -> Rank:
         return (self._log_score.get(key, -inf),)
 
     def note(self, key: Key, probability: float, *, chosen: bool) -> None:
-        self._uses += chosen
-        if not (chosen or self._runners_up):
-            return
         gain = self._uses * self._growth
-        if self._sharpness:
-            gain += self._sharpness * log(max(probability, 1e-9))
+        if chosen:
+            self._uses += 1
+            gain += self._growth
+            self._last_probability = probability
+        elif self._runners_up and 0 < probability <= self._last_probability:
+            gain += log(probability / self._last_probability)
+        else:
+            return
         old = self._log_score.get(key, -inf)
         high, low = max(old, gain), min(old, gain)
         self._log_score[key] = high + log1p(exp(low - high))

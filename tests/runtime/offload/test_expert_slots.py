@@ -81,7 +81,7 @@ def test_nobody_leaves_where_all_are_resident() -> None:
 @pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize(
     "policy",
-    [LeastRecentlyUsed, lambda: ScoreWindow(30.0, bypasses=True)],
+    [LeastRecentlyUsed, lambda: ScoreWindow(30.0)],
     ids=["lru", "score"],
 )
 def test_the_books_balance(seed: int, policy: type[ExpertPolicy]) -> None:

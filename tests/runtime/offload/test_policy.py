@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from math import exp
 from random import Random
 
 import pytest
@@ -53,7 +54,7 @@ ABCABCAADA = of_one_layer("abcabcaada")
         (Belady(ABCABCAADA), "---++-" + "++-+"),
         (Static([(0, 0), (0, 1)]), "---++-" + "++-+"),
         (AllResident(), "---++-" + "++-+"),
-        (ScoreWindow(1e-3), "------" + "-+-+"),
+        (ScoreWindow(1e-3, bypasses=False), "------" + "-+-+"),
     ],
     ids=lambda one: type(one).__name__ if not isinstance(one, str) else "",
 )
@@ -79,31 +80,39 @@ def test_a_score_fades() -> None:
     uses = of_one_layer("aabcb")
     # Counting for ever keeps a (2 uses) when c comes; with a half-life of one use, b (1/2) is above
     # a (1/4 + 1/8).
-    assert hits(ScoreWindow(1e6), uses, 2) == "-+---"
-    assert hits(ScoreWindow(1.0), uses, 2) == "-+--+"
+    assert hits(ScoreWindow(1e6, bypasses=False), uses, 2) == "-+---"
+    assert hits(ScoreWindow(1.0, bypasses=False), uses, 2) == "-+--+"
 
 
-def test_probabilities_weigh_if_asked() -> None:
-    def last_victim(policy: ScoreWindow) -> Key | None:
-        for expert, probability in ((1, 0.2), (2, 0.1)):
-            policy.on_use((0, expert), probability)
-            policy.place((0, expert))
-        policy.on_use((0, 3), 0.15)
-        return policy.victim((0, 3), lambda _key: True)
-
-    assert last_victim(ScoreWindow(1e6, sharpness=1.0)) == (0, 2)
-    assert last_victim(ScoreWindow(1e6)) == (0, 1)  # the older
-    assert last_victim(ScoreWindow(1e6, sharpness=1.0, bypasses=True)) == (0, 2)
+@pytest.mark.parametrize(("minds", "victim"), [(False, (0, 1)), (True, (0, 2))])
+def test_runners_up_count_if_asked(minds: bool, victim: Key) -> None:
+    policy = ScoreWindow(1e6, runners_up=minds)
+    for expert in (1, 2, 3):
+        policy.on_use((0, expert), 0.2)
+        policy.place((0, expert))
+    policy.on_use((0, 1), 0.05, chosen=False)  # as a quarter of a use
+    policy.on_use((0, 3), 0.1, chosen=False)
+    assert policy.victim((0, 3), lambda _key: True) == victim
 
 
-def test_runners_up_count_if_asked() -> None:
-    for minds, victim in ((False, (0, 1)), (True, (0, 2))):
-        policy = ScoreWindow(1e6, sharpness=1.0, runners_up=minds)
-        for expert in (1, 2):
-            policy.on_use((0, expert), 0.1)
-            policy.place((0, expert))
-        policy.on_use((0, 1), 0.05, chosen=False)
-        assert policy.victim((0, 3), lambda _key: True) == victim
+def test_runners_up_count_by_how_near_they_were() -> None:
+    policy = ScoreWindow(1e6)
+    policy.on_use((0, 0), 0.4)
+    policy.on_use((0, 1), 0.2)
+    policy.on_use((0, 2), 0.1, chosen=False)
+    assert exp(policy.rank((0, 2))[0]) == pytest.approx(0.5, rel=1e-4)
+    policy.on_use((0, 3), 0.0, chosen=False)
+    assert policy.rank((0, 3)) == (float("-inf"),)
+
+
+def test_newcomers_that_score_lowest_stay_out() -> None:
+    for bypasses, expected in ((True, None), (False, (0, 1))):
+        policy = ScoreWindow(1e6, bypasses=bypasses)
+        for expert in (1, 1, 2, 2, 3):
+            policy.on_use((0, expert))
+        policy.place((0, 1))
+        policy.place((0, 2))
+        assert policy.victim((0, 3), lambda _key: True) == expected
 
 
 def test_a_score_never_overflows() -> None:
@@ -132,7 +141,7 @@ POLICIES: list[Callable[[], ExpertPolicy]] = [
     LeastRecentlyUsed,
     LeastFrequentlyUsed,
     lambda: ScoreWindow(20.0),
-    lambda: ScoreWindow(20.0, bypasses=True),
+    lambda: ScoreWindow(20.0, bypasses=False),
     lambda: Static([(0, 0), (0, 1), (1, 0), (1, 1), (2, 3)]),
 ]
 
