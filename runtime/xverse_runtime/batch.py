@@ -8,12 +8,17 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
+import torch
+
 from xverse_runtime.decode_loop import DecodeLoop, TokenMailbox
+from xverse_runtime.decoding import decode_loop
+from xverse_runtime.device import GPU_WORKSPACE_BYTES, free_gpu_bytes, out_of_memory
 from xverse_runtime.errors import GenerationError
 from xverse_runtime.generation import CancelledError, Prefill
 from xverse_runtime.kv_cache import KVCache, KVPool
+from xverse_runtime.model import Decoder
 from xverse_runtime.reply import Reply
-from xverse_runtime.types import CancelFlag, Drawn, GenerationChunk
+from xverse_runtime.types import AdjustmentCallback, CancelFlag, Drawn, GenerationChunk
 
 
 @dataclass
@@ -144,3 +149,38 @@ class Batch:
             yield number, reply.interrupt()
         self._running.clear()
         self._mailbox.clear()
+
+
+def batch_parts(
+    decoder: Decoder,
+    dtype: torch.dtype,
+    replies: Sequence[Reply],
+    sequences: int,
+    *,
+    use_graphs: bool,
+    on_adjustment: AdjustmentCallback,
+) -> tuple[KVPool, DecodeLoop]:
+    """Caches of ``dtype`` for as many of ``sequences`` as fit, and a loop over them.
+
+    Raises:
+        ResourceError: ``memory.exhausted``, when not even one fits.
+    """
+    capacity = max(reply.prompt_tokens + reply.limit for reply in replies)
+    device = decoder.device
+    wished = sequences
+    if device.type == "cuda":
+        room = free_gpu_bytes(device) - GPU_WORKSPACE_BYTES
+        fits = room // KVPool.bytes_needed(decoder.config, capacity, dtype)
+        sequences = max(1, min(sequences, fits))
+    if sequences < wished:
+        on_adjustment("memory.fewer_sequences", {"sequences": sequences})
+    while True:
+        try:
+            pool = KVPool(decoder.config, capacity, dtype, device, sequences)
+            return pool, decode_loop(decoder, pool, use_graphs=use_graphs)
+        except torch.OutOfMemoryError as error:
+            if sequences == 1:
+                raise out_of_memory(device, error) from None
+            sequences //= 2
+            on_adjustment("memory.fewer_sequences", {"sequences": sequences})
+            torch.cuda.empty_cache()

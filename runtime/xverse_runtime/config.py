@@ -34,6 +34,9 @@ MAX_EXPERTS = 1024
 MAX_ROPE_THETA = 1e12
 MAX_ROPE_FACTOR = 1e6
 MAX_NORM_EPS = 1.0
+# Contexts that are chosen to fit: never shorter than this but by the user, in steps of that.
+SMALLEST_CONTEXT = 2048
+CONTEXT_STEP = 256
 
 
 @dataclass(frozen=True)
@@ -178,7 +181,8 @@ class EngineConfig:
         context_length: most tokens of prompt and reply together; ``None`` is the trained context.
         chat_template: a format's name, a Jinja file or Jinja source; ``None`` finds out.
         prefill_chunk: most prompt tokens computed at once; ``None`` chooses by device.
-        threads: CPU threads; ``None`` leaves the choice to torch.
+        threads: CPU threads; ``None`` takes the physical cores, or one for a small model, for the
+            C kernels, and leaves the choice to torch for others.
         cuda_graph: replay decoding steps as CUDA graphs where there are any.
         lookup: compute tokens that occurred before ahead, where that changes nothing.
     """

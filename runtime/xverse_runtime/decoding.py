@@ -13,7 +13,7 @@ from torch import Tensor
 from xverse_kernels.types import TokenChoice
 from xverse_runtime.decode_loop import DecodeLoop, TokenMailbox
 from xverse_runtime.errors import GenerationError
-from xverse_runtime.kv_cache import KVCache
+from xverse_runtime.kv_cache import KVCache, KVPool
 from xverse_runtime.lookup import Lookup
 from xverse_runtime.model import Checkpoint, Decoder
 from xverse_runtime.sampling import choose_token, is_finite
@@ -179,3 +179,12 @@ class TorchSampler:
             history.append(token)
             self.tokens[row] = token
         return self.tokens
+
+
+def decode_loop(decoder: Decoder, pool: KVPool, *, use_graphs: bool) -> DecodeLoop:
+    """Steps over a pool's sequences, with what chooses tokens on this device."""
+    sampler = decoder.kernels.sampler(pool.sequences, decoder.config.vocab_size)
+    if sampler is None:  # these kernels choose no tokens, and cannot be captured
+        plain = TorchSampler(pool.sequences, decoder.device)
+        return DecodeLoop(decoder, pool, plain, use_graphs=False)
+    return DecodeLoop(decoder, pool, sampler, use_graphs=use_graphs)

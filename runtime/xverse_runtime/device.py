@@ -12,6 +12,7 @@ from xverse_kernels.backend import KernelBackend
 from xverse_kernels.cpu.backend import CpuBackend
 from xverse_kernels.cpu.extension import physical_cores
 from xverse_runtime.errors import DeviceError, ResourceError, UsageError
+from xverse_runtime.host_memory import host_memory
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 QUANTISED = ("int8", "int4")
@@ -105,8 +106,12 @@ def check_memory(
     needed = copied + cache_bytes
     if not on_cpu:
         needed += GPU_WORKSPACE_BYTES
-    free = _free_host_bytes() if on_cpu else free_gpu_bytes(device)
-    if free is not None and needed > free:
+    if on_cpu:
+        memory = host_memory()
+        free = needed if memory is None else memory[1]
+    else:
+        free = free_gpu_bytes(device)
+    if needed > free:
         raise ResourceError(
             "memory.insufficient", needed_bytes=needed, free_bytes=free, device=str(device)
         )
@@ -164,15 +169,3 @@ def driver_version(path: Path = Path("/proc/driver/nvidia/version")) -> tuple[in
         return None
     numbers = (word.split(".") for word in words if word.count(".") >= 1)
     return next((tuple(map(int, one)) for one in numbers if all(map(str.isdigit, one))), None)
-
-
-def _free_host_bytes() -> int | None:
-    """What Linux says can be had without swapping; unknown elsewhere."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return None

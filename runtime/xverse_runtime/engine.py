@@ -7,13 +7,11 @@ from pathlib import Path
 
 import torch
 
-from xverse_runtime.batch import Batch
+from xverse_runtime.batch import Batch, batch_parts
 from xverse_runtime.config import EngineConfig, ModelConfig
 from xverse_runtime.decode_loop import DecodeLoop
-from xverse_runtime.decoding import TorchSampler
+from xverse_runtime.decoding import decode_loop
 from xverse_runtime.device import (
-    GPU_WORKSPACE_BYTES,
-    free_gpu_bytes,
     out_of_memory,
     set_threads,
 )
@@ -180,7 +178,7 @@ class Engine:
             decoder,
             KVCache(pool),
             text,
-            loop=_decode_loop(decoder, pool, use_graphs=config.cuda_graph) if on_gpu else None,
+            loop=decode_loop(decoder, pool, use_graphs=config.cuda_graph) if on_gpu else None,
             use_graphs=config.cuda_graph,
             use_lookup=config.lookup and kernels.exact_splits,
             on_adjustment=on_adjustment,
@@ -320,7 +318,14 @@ class Engine:
             self._running.close()
         if not replies:
             return
-        pool, loop = self._batch_parts(replies, min(sequences, len(replies)))
+        pool, loop = batch_parts(
+            self._decoder,
+            self._cache.pool.keys[0].dtype,
+            replies,
+            min(sequences, len(replies)),
+            use_graphs=self._use_graphs,
+            on_adjustment=self._on_adjustment,
+        )
         for reply in replies:
             if not loop.sampler.can_draw(reply.choice):
                 raise UsageError("batch.sampling", top_k=reply.params.top_k)
@@ -339,29 +344,6 @@ class Engine:
             end_token_ids=self._text.end_token_ids,
             capacity=self.context_length,
         )
-
-    def _batch_parts(self, replies: Sequence[Reply], sequences: int) -> tuple[KVPool, DecodeLoop]:
-        """Caches for as many sequences as fit, and a loop over them."""
-        capacity = max(reply.prompt_tokens + reply.limit for reply in replies)
-        decoder, device = self._decoder, self._decoder.device
-        dtype = self._cache.pool.keys[0].dtype
-        wished = sequences
-        if device.type == "cuda":
-            room = free_gpu_bytes(device) - GPU_WORKSPACE_BYTES
-            fits = room // KVPool.bytes_needed(decoder.config, capacity, dtype)
-            sequences = max(1, min(sequences, fits))
-        if sequences < wished:
-            self._on_adjustment("memory.fewer_sequences", {"sequences": sequences})
-        while True:
-            try:
-                pool = KVPool(decoder.config, capacity, dtype, device, sequences)
-                return pool, _decode_loop(decoder, pool, use_graphs=self._use_graphs)
-            except torch.OutOfMemoryError as error:
-                if sequences == 1:
-                    raise out_of_memory(device, error) from None
-                sequences //= 2
-                self._on_adjustment("memory.fewer_sequences", {"sequences": sequences})
-                torch.cuda.empty_cache()
 
     def _check_prompt(self, prompt_ids: Sequence[int]) -> None:
         if not prompt_ids:
@@ -385,14 +367,6 @@ def _context_length(model: ModelConfig, config: EngineConfig) -> int:
             "context.too_long", requested=config.context_length, maximum=model.maximum_context
         )
     return config.context_length
-
-
-def _decode_loop(decoder: Decoder, pool: KVPool, *, use_graphs: bool) -> DecodeLoop:
-    sampler = decoder.kernels.sampler(pool.sequences, decoder.config.vocab_size)
-    if sampler is None:  # these kernels choose no tokens, and cannot be captured
-        plain = TorchSampler(pool.sequences, decoder.device)
-        return DecodeLoop(decoder, pool, plain, use_graphs=False)
-    return DecodeLoop(decoder, pool, sampler, use_graphs=use_graphs)
 
 
 def _ignore(_progress: LoadProgress) -> None:

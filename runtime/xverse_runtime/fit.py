@@ -13,16 +13,18 @@ from xverse_kernels.backend import (
 from xverse_kernels.cpu.backend import CpuBackend
 from xverse_kernels.cpu.extension import why_missing
 from xverse_kernels.packing import ROWS
-from xverse_runtime.config import EngineConfig, ModelConfig
+from xverse_runtime.config import (
+    CONTEXT_STEP,
+    SMALLEST_CONTEXT,
+    EngineConfig,
+    ModelConfig,
+)
 from xverse_runtime.device import GPU_WORKSPACE_BYTES, free_gpu_bytes, select_device
 from xverse_runtime.errors import DeviceError
 from xverse_runtime.kv_cache import KVPool
 from xverse_runtime.loading import weight_bytes
 from xverse_runtime.model_dir import ModelDirectory
 from xverse_runtime.store.manifest import is_store
-
-SMALLEST_CONTEXT = 2048  # a shorter one is chosen only by the user
-CONTEXT_STEP = 256
 
 
 def choose_device(

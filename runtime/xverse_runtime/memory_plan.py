@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from xverse_runtime.config import ModelConfig
+from xverse_runtime.config import CONTEXT_STEP, SMALLEST_CONTEXT, ModelConfig
 from xverse_runtime.errors import DeviceError, ResourceError, UsageError
 from xverse_runtime.model_sizes import KV_BITS, ModelSizes
 from xverse_runtime.offload.machine import Machine
@@ -21,8 +21,6 @@ from xverse_runtime.store.layout import StoreLayout
 from xverse_runtime.store.precision import PRESETS, READING_SPEED
 
 DEVICES = ("auto", "cuda", "cpu")
-SMALLEST_CONTEXT = 2048  # a shorter one is chosen only by the user
-CONTEXT_STEP = 256
 # Rounding keys and values costs a little quality: it has to buy at least this much speed.
 KV_GAIN = 1.05
 
@@ -39,6 +37,7 @@ class Wishes:
         kv_formats: the formats that the kernels read, for ``auto`` to choose from.
         gpu_memory: most bytes to use of the GPU.
         cpu_memory: most bytes to use of the host.
+        offload: whether a GPU may hold some of the experts only.
     """
 
     device: str = "auto"
@@ -48,6 +47,7 @@ class Wishes:
     kv_formats: tuple[str, ...] = ("bf16",)
     gpu_memory: int | None = None
     cpu_memory: int | None = None
+    offload: bool = True
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ class _Planner:
             )
         else:
             placement = place_on_cpu(sizes, on_host, precision=precision, context=context, kv=kv)
-        if placement is None:
+        if placement is None or (placement.offloads and not self.wishes.offload):
             return None
         return MemoryPlan(placement, on_gpu, on_host, predict(placement, self.machine))
 

@@ -52,6 +52,11 @@ class Placement:
         return self.device == "cuda" and self.expert_slots == self.sizes.routed_blocks
 
     @property
+    def offloads(self) -> bool:
+        """Whether the GPU holds some of the experts and the host the others."""
+        return self.device == "cuda" and not self.experts_resident
+
+    @property
     def slots_per_layer(self) -> float:
         return self.expert_slots / self.sizes.config.num_layers
 

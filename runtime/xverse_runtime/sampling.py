@@ -60,13 +60,14 @@ def keep_top_p(logits: Tensor, top_p: float) -> Tensor:
     (nucleus sampling, Holtzman et al. 2019); the likeliest token always stays."""
     if top_p >= 1.0:
         return logits
-    # Sorting a whole vocabulary takes longer than many a layer. Tokens beyond the first thousands
+    # Sorting a whole vocabulary takes longer than many a layer. Tokens beyond the first thousand
     # are hardly ever kept; where they might be, all are sorted.
     probabilities = logits.softmax(-1)
-    for candidates in (SORTED, logits.shape[-1]):
-        likeliest, order = probabilities.topk(min(candidates, logits.shape[-1]))
+    vocab = logits.shape[-1]
+    for candidates in (SORTED, vocab) if vocab > SORTED else (vocab,):
+        likeliest, order = probabilities.topk(candidates)
         ascending, order = likeliest.flip(-1), order.flip(-1)
-        rest = 1.0 - ascending.double().sum() if candidates < logits.shape[-1] else 0.0
+        rest = 1.0 - ascending.double().sum() if candidates < vocab else 0.0
         drop = rest + ascending.double().cumsum(-1) <= 1 - top_p
         if drop[0]:
             break

@@ -107,7 +107,7 @@ def test_a_prompt_of_a_batch_can_be_broken_off(
 
 
 def test_memory_for_fewer_sequences(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    from xverse_runtime import engine as module
+    from xverse_runtime import batch as module
 
     real = module.KVPool
 

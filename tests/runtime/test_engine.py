@@ -291,7 +291,7 @@ def test_cuda_without_a_gpu_says_why() -> None:
 
 
 def test_too_little_memory_is_refused_before_loading(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xverse_runtime.device._free_host_bytes", lambda: 1000)
+    monkeypatch.setattr("xverse_runtime.device.host_memory", lambda: (2000, 1000))
     with pytest.raises(ResourceError) as caught:
         Engine.load(GOLDEN / "moe-bin", EXACT)
     assert caught.value.params["free_bytes"] == 1000

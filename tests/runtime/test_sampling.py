@@ -57,6 +57,26 @@ def test_top_p_always_keeps_the_likeliest() -> None:
     assert keep_top_p(torch.tensor([1.0, 5.0, 2.0]), 1e-9).isfinite().sum() == 1
 
 
+@pytest.mark.parametrize("spread", [0.0, 0.5, 8.0])
+@pytest.mark.parametrize("top_p", [0.1, 0.85, 0.999])
+def test_top_p_of_a_large_vocabulary_is_that_of_all_tokens_sorted(
+    spread: float, top_p: float
+) -> None:
+    """Few tokens kept or thousands, whether or not the first thousand decide."""
+    logits = torch.randn(5000, generator=generator()) * spread
+    ascending, order = logits.double().sort(stable=True)
+    kept = order[ascending.softmax(-1).cumsum(-1) > 1 - top_p]
+    actual = keep_top_p(logits, top_p)
+    # Rounding may decide about the last one; of equals any may be kept.
+    assert abs(int(actual.isfinite().sum()) - kept.numel()) <= 1
+    if spread:
+        assert set(actual.isfinite().nonzero().flatten().tolist()) ^ set(kept.tolist()) <= {
+            int(kept[0]),
+            int(order[-kept.numel() - 1]),
+        }
+    assert torch.equal(actual[actual.isfinite()], logits[actual.isfinite()])
+
+
 def test_min_p_is_relative_to_the_likeliest() -> None:
     logits = torch.tensor([0.5, 0.3, 0.2]).log()
     assert keep_min_p(logits, 0.5).isfinite().tolist() == [True, True, False]

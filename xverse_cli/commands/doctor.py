@@ -104,12 +104,16 @@ def _diagnose(settings: "Settings", gpu: str | None) -> Diagnosis:
     precision = only if only and settings.precision == "auto" else settings.precision
     wishes = Wishes(device=settings.device, precision=precision, context=settings.context)
     chosen, refusal = None, None
-    try:
-        chosen = plan_memory(config, machine, wishes)
+    try:  # offload is planned and not built: what is recommended runs today
+        chosen = plan_memory(config, machine, replace(wishes, offload=False))
     except ResourceError as error:
         refusal = error
     every = replace(wishes, precision=only or "auto")
+    plans = plans_by_precision(config, machine, every)
     here = facts is not None
+    notes = system_notes(chosen, machine.host_total) if here else []
+    if any(plan is not None and plan.placement.offloads for plan in plans.values()):
+        notes.append(text("doctor.offload_later"))
     command = None
     if chosen is not None:
         command = next_command(settings.model, chosen, here=here, context=settings.context)
@@ -118,10 +122,10 @@ def _diagnose(settings: "Settings", gpu: str | None) -> Diagnosis:
         machine,
         facts,
         (str(stores_dir()), free_bytes(stores_dir())) if here else None,
-        plans_by_precision(config, machine, every),
+        plans,
         chosen,
         command,
-        tuple(system_notes(chosen, machine.host_total)) if here else (),
+        tuple(notes),
         refusal,
     )
 
@@ -139,10 +143,12 @@ def _lines(diagnosis: Diagnosis) -> Iterator[str]:
     yield from aligned([_heading(), *map(_plan_row, *zip(*diagnosis.plans.items(), strict=True))])
     yield from diagnosis.notes
     if diagnosis.chosen is not None and diagnosis.command is not None:
+        from xverse_cli.doctor.advice import place_text
+
         rate = f"{diagnosis.chosen.prediction.tokens_per_s:.3g}"
-        precision = diagnosis.chosen.placement.precision
+        precision, place = diagnosis.chosen.placement.precision, place_text(diagnosis.chosen)
         yield ""
-        yield text("doctor.recommended", precision=precision, rate=rate)
+        yield text("doctor.recommended", precision=precision, place=place, rate=rate)
         yield f"  {diagnosis.command}"
 
 

@@ -12,8 +12,8 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
-from xverse_kernels import reference
 from xverse_kernels.cpu.extension import native
+from xverse_kernels.cpu.plain import attend_plainly, exact_splits, in_exact_splits
 from xverse_kernels.packing import BF16, ExpertBlocks, PackedMatrix
 from xverse_kernels.reference_backend import ReferenceBackend, normed_state
 from xverse_kernels.types import Norm, Projection, Rotary, RoutedTokens, SwigluWeights
@@ -21,7 +21,6 @@ from xverse_kernels.types import Norm, Projection, Rotary, RoutedTokens, SwigluW
 LANES = 16
 LARGEST_HEAD = 256
 MOST_MATRICES = 4
-MOST_ALONE = 16  # tokens that decoding ever computes at once
 
 
 class CpuBackend:
@@ -118,7 +117,7 @@ class CpuBackend:
                 x[rows], alike, norm=norm, residual=added, out_dtype=out_dtype, between=between
             )
 
-        return _in_exact_splits(some, x.shape[0])
+        return in_exact_splits(some, x.shape[0])
 
     def attend_span(
         self, qkv: Tensor, rotary: Rotary, keys: Tensor, values: Tensor, sequence: int, past: int
@@ -158,7 +157,7 @@ class CpuBackend:
             if sequences is None or positions is None:
                 sequences = torch.full((tokens,), sequence)
                 positions = torch.arange(past, past + tokens)
-            return _attend_plainly(qkv, rotary, keys, values, sequences, positions)
+            return attend_plainly(qkv, rotary, keys, values, sequences, positions)
         qkv = qkv.contiguous()
         out = torch.empty(tokens, heads * dim)
         native.attend(
@@ -183,7 +182,7 @@ class CpuBackend:
 
     def route(self, x: Tensor, norm: Norm, router: Tensor, top_k: int, shared: int) -> RoutedTokens:
         if not _all_fp32(x, norm.weight, router):
-            rows = _exact_splits(x.shape[0])
+            rows = exact_splits(x.shape[0])
             parts = [self._plain.route(x[some], norm, router, top_k, shared) for some in rows]
             return RoutedTokens(*map(torch.cat, zip(*parts, strict=True)))
         x, router = x.contiguous(), router.contiguous()
@@ -226,7 +225,7 @@ class CpuBackend:
                 of_rows = RoutedTokens(*(part[rows] for part in routed))
                 return self._plain.experts(of_rows, experts, residual[rows], between)
 
-            return _in_exact_splits(some, residual.shape[0])
+            return in_exact_splits(some, residual.shape[0])
         return _packed_experts(routed.normed, routed.weights, routed.expert_ids, experts, residual)
 
     def mlp(
@@ -245,26 +244,14 @@ class CpuBackend:
             def some(rows: slice) -> Tensor:
                 return self._plain.mlp(x[rows], norm, experts, residual[rows], between)
 
-            return _in_exact_splits(some, x.shape[0])
-        normed = _in_exact_splits(lambda rows: normed_state(x[rows], norm), x.shape[0])
+            return in_exact_splits(some, x.shape[0])
+        normed = in_exact_splits(lambda rows: normed_state(x[rows], norm), x.shape[0])
         one = x.new_ones(x.shape[0], 1)
         first = torch.zeros(x.shape[0], 1, dtype=torch.int64)
         return _packed_experts(normed, one, first, experts, residual)
 
     def sampler(self, sequences: int, vocab: int) -> None:
         """None: the runtime's own functions choose tokens."""
-
-
-def _in_exact_splits(operation: Callable[[slice], Tensor], tokens: int) -> Tensor:
-    parts = [operation(rows) for rows in _exact_splits(tokens)]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-def _exact_splits(tokens: int) -> list[slice]:
-    """Torch sums matrices of other heights in another order: few tokens go one by one."""
-    if tokens > MOST_ALONE:
-        return [slice(0, tokens)]
-    return [slice(row, row + 1) for row in range(tokens)]
 
 
 def _all_fp32(*tensors: Tensor | None) -> bool:
@@ -331,28 +318,3 @@ def _packed_experts(
         layout.form.bits,
     )
     return out
-
-
-def _attend_plainly(
-    qkv: Tensor,
-    rotary: Rotary,
-    keys: Tensor,
-    values: Tensor,
-    sequences: Tensor,
-    positions: Tensor,
-) -> Tensor:
-    """Token by token, so that what one gets does not depend on the others."""
-    kv_heads, dim = keys.shape[1], keys.shape[3]
-    rows = []
-    for row, (sequence, place) in enumerate(
-        zip(sequences.tolist(), positions.tolist(), strict=True)
-    ):
-        heads = qkv[row : row + 1].view(1, -1, dim)
-        cos, sin = rotary.cos[place : place + 1], rotary.sin[place : place + 1]
-        q = reference.rope(heads[:, : -2 * kv_heads], cos, sin)
-        keys[sequence, :, place] = reference.rope(heads[:, -2 * kv_heads : -kv_heads], cos, sin)[0]
-        values[sequence, :, place] = heads[0, -kv_heads:]
-        seen = slice(0, place + 1)
-        k, v = keys[sequence, :, seen].to(q.dtype), values[sequence, :, seen].to(q.dtype)
-        rows.append(reference.attention(q, k, v, place))
-    return torch.cat(rows)

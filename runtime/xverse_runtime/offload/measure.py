@@ -6,7 +6,6 @@ import os
 import platform
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from time import perf_counter
 
 import torch
@@ -17,6 +16,7 @@ from xverse_kernels.cpu.extension import native, physical_cores
 from xverse_kernels.packing import INT4, ExpertBlocks, ExpertLayout
 from xverse_kernels.reference_backend import ReferenceBackend
 from xverse_kernels.types import RoutedTokens
+from xverse_runtime.host_memory import host_memory
 from xverse_runtime.offload.machine import Machine
 
 HOST_BYTES = 2**28
@@ -41,37 +41,8 @@ def measure_machine(device: torch.device) -> Machine:
     return machine if device.type == "cpu" else _with_gpu(machine, device)
 
 
-def host_memory() -> tuple[int, int]:
-    """Total bytes, and those that can be had without swapping; a container's limit counts."""
-    total = free = 0
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        values = {key: int(rest.split()[0]) * 1024 for key, _, rest in _parted(lines)}
-        total, free = values["MemTotal"], values["MemAvailable"]
-    except (OSError, KeyError, ValueError):
-        if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-            total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-            free = total * 3 // 4  # macOS does not say; it compresses what is not in use
-    limit = _number("/sys/fs/cgroup/memory.max")
-    if limit is not None:
-        used = _number("/sys/fs/cgroup/memory.current") or 0
-        total, free = min(total, limit), min(free, max(0, limit - used))
-    return total, free
-
-
-def _parted(lines: list[str]) -> list[tuple[str, str, str]]:
-    return [line.partition(":") for line in lines]
-
-
-def _number(path: str) -> int | None:
-    try:
-        return int(Path(path).read_text(encoding="ascii"))
-    except (OSError, ValueError):  # "max" is no limit
-        return None
-
-
 def _measure_host() -> Machine:
-    total, free = host_memory()
+    total, free = host_memory() or (0, 0)
     cores = physical_cores()
     bandwidth = _host_bandwidth(cores)
     experts, flops = _cpu_experts(cores)

@@ -9,6 +9,7 @@ import torch
 
 from xverse_runtime.config import ModelConfig
 from xverse_runtime.errors import UsageError
+from xverse_runtime.model_sizes import ModelSizes
 from xverse_runtime.store.layout import StoreLayout
 from xverse_runtime.store.manifest import StorePrecision
 
@@ -26,17 +27,9 @@ GPU_PROBE_BYTES = 2**30  # so that starting it does not count
 
 def bytes_per_token(config: ModelConfig, precision: StorePrecision) -> int:
     """Weight bytes that one decoded token reads: chosen and shared experts, attention, head."""
-    layout = StoreLayout(config, precision)
-    active = config.top_k + config.num_shared_experts if config.is_moe else 1
-    hidden, kv_width = config.hidden_size, config.num_kv_heads * config.head_dim
-    attention = precision.attention_form
-    per_layer = (
-        active * layout.expert_layout.block_bytes
-        + 2 * attention.matrix_bytes(hidden, hidden)
-        + 2 * attention.matrix_bytes(kv_width, hidden)
-    )
-    head = precision.head_form.matrix_bytes(config.vocab_size, hidden)
-    return config.num_layers * per_layer + head
+    sizes = ModelSizes(config, precision)
+    chosen = config.top_k * sizes.block if config.is_moe else 0
+    return config.num_layers * (sizes.attention + sizes.always + chosen) + sizes.head
 
 
 def choose_precision(config: ModelConfig, read_bandwidth: float) -> tuple[str, float]:

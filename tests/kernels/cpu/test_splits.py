@@ -19,8 +19,9 @@ from tests.kernels.cpu.support import (
     rotary,
     route_randomly,
 )
-from xverse_kernels.cpu.backend import MOST_ALONE, CpuBackend
+from xverse_kernels.cpu.backend import CpuBackend
 from xverse_kernels.cpu.extension import native
+from xverse_kernels.cpu.plain import MOST_ALONE
 from xverse_kernels.packing import BF16, FP16, INT4, INT8, ExpertBlocks, WeightFormat
 from xverse_kernels.types import Projection, RoutedTokens
 
