@@ -471,3 +471,16 @@ def test_budgets_leave_a_margin_and_obey_caps() -> None:
     assert gpu_budget(machine, 2 * GIB) == 2 * GIB
     assert gpu_budget(replace(machine, vram_free=100 * MB), None) == 0
     assert host_budget(machine, None) < machine.host_free
+
+
+@pytest.mark.parametrize("name", ["4060", "3060", "4060ti", "3090", "h100"])
+def test_without_offload_a_model_is_whole_on_one_side(name: str) -> None:
+    config, machine = ModelConfig.from_dict(A4_2B), find_machine(name)
+    for precision in PRESETS:
+        with_it = plan_memory(config, machine, Wishes(precision=precision))
+        without = plan_memory(config, machine, Wishes(precision=precision, offload=False))
+        assert not without.placement.offloads
+        if with_it.placement.experts_resident:
+            assert without == with_it
+        else:
+            assert without.placement.device == "cpu"

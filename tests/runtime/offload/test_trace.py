@@ -86,6 +86,7 @@ def test_a_file_cut_off_anywhere(tmp_path: Path) -> None:
         if size in ends:
             whole.extend(TraceReader(path))
         else:
+            # The passes before the damage count, so the loop is inside.
             with pytest.raises(IntegrityError) as caught:  # noqa: PT012
                 for one in TraceReader(path):
                     whole.append(one)
