@@ -17,6 +17,7 @@ HIDDEN, WIDTH, ROUTED, SHARED, TOP_K = 2560, 1728, 64, 2, 6
 BYTES = 2**30  # of different experts: far more than any cache
 CALLS = 24
 PROMPTS = (128, 512)
+TORCH = "torch's int4 product"  # of its own layout; groups of 32, bf16 scales and zero points
 
 
 def read_bandwidth(data: torch.Tensor) -> float:
@@ -30,6 +31,30 @@ def read_bandwidth(data: torch.Tensor) -> float:
             best = min(best, perf_counter() - started)
     sleep(0.2)  # torch's threads spin for a while before they sleep
     return data.nbytes / best
+
+
+class TorchInt4:
+    """As many matrices as experts have, for torch's own product of a token with int4 weights."""
+
+    def __init__(self, experts: int) -> None:
+        pack = torch.ops.aten._convert_weight_to_int4pack_for_cpu
+        self._matrices = []
+        for rows, columns in ((2 * WIDTH, HIDDEN), (HIDDEN, WIDTH)):
+            packed = pack(torch.randint(0, 16, (rows, columns), dtype=torch.int32), 1)
+            scales = torch.randn(columns // 32, rows, 2, dtype=torch.bfloat16)
+            x = torch.randn(1, columns, dtype=torch.bfloat16)
+            copies = [(packed.clone(), scales.clone()) for _ in range(experts)]
+            self._matrices.append((x, copies))
+
+    def bytes_per_s(self) -> float:
+        """Of the products of one token with every expert, one after the other, without the SiLU."""
+        multiply = torch.ops.aten._weight_int4pack_mm_for_cpu
+        nbytes, started = 0, perf_counter()
+        for x, copies in self._matrices:
+            for packed, scales in copies:
+                multiply(x, packed, 32, scales)
+                nbytes += packed.nbytes + scales.nbytes
+        return nbytes / (perf_counter() - started)
 
 
 def measure_experts(report: Report, threads: int, rounds: int) -> None:
@@ -52,20 +77,27 @@ def _measure_form(report: Report, form: str, threads: int, rounds: int) -> None:
         + [f"GFLOP/s, {tokens} tokens" for tokens in PROMPTS],
     )
     sets = {name: CpuBackend(name) for name in instruction_sets() if name != "portable"}
-    moved: dict[str, list[float]] = {name: [] for name in sets}
-    share: dict[str, list[float]] = {name: [] for name in sets}
+    torch_op = TorchInt4(count) if form == "int4" else None
+    measured = [*sets, TORCH] if torch_op else [*sets]
+    moved: dict[str, list[float]] = {name: [] for name in measured}
+    share: dict[str, list[float]] = {name: [] for name in measured}
     for backend in sets.values():
         backend.set_threads(threads)
     for _ in range(rounds):
         before = read_bandwidth(blocks.blocks)
         rates = {name: _decode(name, blocks, count) * used for name in sets}
+        if torch_op is not None:
+            rates[TORCH] = torch_op.bytes_per_s()
+            sleep(0.2)
         best = max(before, read_bandwidth(blocks.blocks))
         for name, rate in rates.items():
             moved[name].append(rate)
             share[name].append(rate / best)
     for name, parts in share.items():
         spread = f"{median(parts):.2f} ({min(parts):.2f} to {max(parts):.2f})"
-        flops = [f"{_prompt(name, blocks, tokens) / 1e9:.0f}" for tokens in PROMPTS]
+        prompts = PROMPTS if name in sets else ()
+        flops = [f"{_prompt(name, blocks, tokens) / 1e9:.0f}" for tokens in prompts]
+        flops += [""] * (len(PROMPTS) - len(flops))
         report.row(name, f"{median(moved[name]) / 1e9:.1f}", spread, *flops)
 
 

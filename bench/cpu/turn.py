@@ -8,12 +8,16 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 
+from xverse_kernels.cpu import backend
 from xverse_runtime.config import EngineConfig
 from xverse_runtime.engine import Engine
 from xverse_runtime.types import SamplingParams
@@ -21,6 +25,7 @@ from xverse_runtime.types import SamplingParams
 CONTEXT = 4096
 PROMPTS = (128, 512)
 DECODE_AT, NEW_TOKENS = 128, 64
+CALLS = ("linear", "experts", "route", "attend")  # of the extension, that a token needs
 
 
 def token_ids(count: int, seed: int) -> list[int]:
@@ -38,6 +43,40 @@ def generate(engine: Engine, prompt: int, new: int, seed: int) -> Any:
     return last.timings
 
 
+@contextmanager
+def timed_calls() -> Iterator[list[float]]:
+    """Seconds of every call of the C extension, while it is entered."""
+    seconds: list[float] = []
+
+    def timed(call: Callable[..., None]) -> Callable[..., None]:
+        def run(*numbers: float) -> None:
+            started = perf_counter()
+            call(*numbers)
+            seconds.append(perf_counter() - started)
+
+        return run
+
+    native = backend.native
+    calls = {name: timed(getattr(native, name)) for name in CALLS}
+    backend.native = SimpleNamespace(**calls)
+    try:
+        yield seconds
+    finally:
+        backend.native = native
+
+
+def outside(engine: Engine) -> float:
+    """The share of greedy decoding that is not spent in the extension."""
+    params = SamplingParams(temperature=0, max_new_tokens=NEW_TOKENS)
+    replies = engine.generate(token_ids(DECODE_AT, 3), params, ignore_end=True, lookup=False)
+    next(replies)
+    with timed_calls() as calls:
+        started = perf_counter()
+        for _ in replies:
+            pass
+        return 1 - sum(calls) / (perf_counter() - started)
+
+
 def speed(engine: Engine) -> dict[str, Any]:
     """Tokens per second of prompts and of decoding, after a warm-up as llama-bench has one."""
     generate(engine, PROMPTS[-1], 2, 0)
@@ -48,7 +87,7 @@ def speed(engine: Engine) -> dict[str, Any]:
     }
     decode = generate(engine, DECODE_AT, NEW_TOKENS, 1).decode_tokens_per_s
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_majflt - faults
-    return {**prefill, "decode": decode, "major_faults": faults}
+    return {**prefill, "decode": decode, "major_faults": faults, "outside": outside(engine)}
 
 
 def memory(engine: Engine) -> dict[str, Any]:
