@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from xverse_kernels.packing import ExpertBlocks
 from xverse_kernels.types import (
     Norm,
     Projection,
@@ -98,10 +99,28 @@ class KernelBackend(Protocol):
         residual: Tensor,
         between: Callable[[], None] | None = None,
     ) -> Tensor:
-        """``residual`` [T, H] plus the weighted sum of each token's experts.
+        """``residual`` [T, H] plus the weighted sum of each token's experts, in its dtype.
 
+        Experts whose table has no block (-1) add nothing; so the experts of a layer can be computed
+        some after others, each call on the result of the one before, in an fp32 residual.
         ``between`` is called now and then where that costs nothing; what it raises abandons the
         computation.
+        """
+
+    def expert_parts(self, routed: RoutedTokens, experts: ExpertBlocks, out: Tensor) -> None:
+        """Every slot's share alone, for few tokens: ``out`` fp32 [T, S, H] becomes weight times
+        expert, and exact zeros where the experts' table has no block (-1).
+
+        A share does not depend on which others are computed in the same call, nor on how tokens
+        are split into calls.
+        """
+
+    def add_parts(self, residual: Tensor, parts: Sequence[Tensor]) -> Tensor:
+        """``residual`` [T, H] plus, slot after slot in fp32, what ``parts`` fp32 [T, S, H] hold for
+        that slot; in the residual's dtype.
+
+        Of the parts of a slot all but one are zero, so the result does not depend on who computed
+        which slot.
         """
 
     def mlp(

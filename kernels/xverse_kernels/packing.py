@@ -294,6 +294,10 @@ class ExpertBlocks(Sequence[SwigluWeights]):
     def __len__(self) -> int:
         return self.table.shape[0]
 
+    def has(self, index: int) -> bool:
+        """Whether an expert has a block here."""
+        return int(self.table[index]) >= 0
+
     @overload
     def __getitem__(self, index: int) -> SwigluWeights: ...
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xverse_kernels.packing import PackedMatrix
+from xverse_kernels.packing import ExpertBlocks, PackedMatrix
 from xverse_kernels.types import Routing, SwigluWeights
 
 RENORMALISE_EPS = 1e-6
@@ -107,7 +107,7 @@ def moe(
         x: [T, H].
         weights: [T, S] in the dtype of ``x``.
         expert_ids: [T, S] int64; an id may not occur twice in a row.
-        experts: what the ids index.
+        experts: what the ids index; one without a block adds nothing.
         between_experts: called before each expert; raises to abandon the computation.
 
     Returns:
@@ -118,7 +118,7 @@ def moe(
     by_expert = torch.argsort(expert_ids.flatten(), stable=True)
     counts = torch.bincount(expert_ids.flatten(), minlength=len(experts)).tolist()
     for expert, entries in enumerate(torch.split(by_expert, counts)):
-        if entries.numel() == 0:
+        if entries.numel() == 0 or not _is_here(experts, expert):
             continue
         if between_experts is not None:
             between_experts()
@@ -126,3 +126,36 @@ def moe(
         weight = weights.flatten()[entries].unsqueeze(1)
         out.index_add_(0, rows, (swiglu(x[rows], experts[expert]) * weight).float())
     return out.to(x.dtype)
+
+
+def expert_parts(
+    x: Tensor, weights: Tensor, expert_ids: Tensor, experts: Sequence[SwigluWeights]
+) -> Tensor:
+    """What each slot of each token adds: fp32 [T, S, H]; zeros for an expert without a block.
+
+    Token by token, since products of other heights add in another order. Arguments as in `moe`.
+    """
+    out = torch.zeros(*expert_ids.shape, x.shape[1], dtype=torch.float32, device=x.device)
+    for expert in sorted(set(expert_ids.flatten().tolist())):
+        if not _is_here(experts, expert):
+            continue
+        mlp = experts[expert]
+        for token, slot in (expert_ids == expert).nonzero().tolist():
+            share = swiglu(x[token : token + 1], mlp)[0]
+            out[token, slot] = weights[token, slot].float() * share.float()
+    return out
+
+
+def add_parts(residual: Tensor, parts: Sequence[Tensor]) -> Tensor:
+    """``residual`` [T, H] plus slot after slot of ``parts`` fp32 [T, S, H], added up in fp32.
+
+    Of what the parts hold for a slot, all but one are zero.
+    """
+    slots, total = sum(parts[1:], start=parts[0]), residual.float()
+    for slot in range(slots.shape[1]):
+        total = total + slots[:, slot]
+    return total.to(residual.dtype)
+
+
+def _is_here(experts: Sequence[SwigluWeights], expert: int) -> bool:
+    return not isinstance(experts, ExpertBlocks) or experts.has(expert)

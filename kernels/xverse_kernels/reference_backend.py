@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from xverse_kernels import reference
-from xverse_kernels.packing import ROWS, PackedMatrix
+from xverse_kernels.packing import ROWS, ExpertBlocks, PackedMatrix
 from xverse_kernels.types import Norm, Projection, Rotary, RoutedTokens, SwigluWeights
 
 # Multiplications, or weights to unpack, between two looks at whether to go on: a tenth of a second
@@ -97,6 +97,12 @@ class ReferenceBackend:
         return residual + reference.moe(
             routed.normed, routed.weights, routed.expert_ids, experts, between
         )
+
+    def expert_parts(self, routed: RoutedTokens, experts: ExpertBlocks, out: Tensor) -> None:
+        out.copy_(reference.expert_parts(routed.normed, routed.weights, routed.expert_ids, experts))
+
+    def add_parts(self, residual: Tensor, parts: Sequence[Tensor]) -> Tensor:
+        return reference.add_parts(residual, parts)
 
     def mlp(
         self,

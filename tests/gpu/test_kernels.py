@@ -91,6 +91,77 @@ def test_an_absent_expert_adds_nothing(backend, tokens: int) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("tokens", [1, 3, 20])
+@pytest.mark.usefixtures("poisoned")
+def test_shares_of_slots(backend, form: str, tokens: int) -> None:
+    """Right, zero without a block, and the same whatever else is computed."""
+    blocks, routed = random_blocks(form), routing(tokens, among=8)
+    shape = (tokens, TOP_K + SHARED, HIDDEN)
+
+    def parts(present: Tensor) -> Tensor:
+        table = torch.where(present, blocks.table, -1)
+        out = torch.empty(shape, dtype=torch.float32, device="cuda")
+        some = ExpertBlocks(blocks.blocks, blocks.layout, DTYPE, table)
+        backend.expert_parts(routed, some, out)
+        return out
+
+    present = torch.rand(EXPERTS + SHARED, device="cuda") < 0.5
+    everything = torch.ones_like(present)
+    together = same_every_time(lambda: parts(everything))
+    mine, its = parts(present), parts(~present)
+    here = present[routed.expert_ids.long()]
+    assert not bool(mine[~here].any())
+    assert not bool(its[here].any())
+    assert torch.equal(mine + its, together)
+    x = torch.randn(tokens, HIDDEN, device="cuda", dtype=DTYPE)
+    total = backend.add_parts(x, [mine, its])
+    assert torch.equal(total, backend.add_parts(x, [its, mine]))
+    assert torch.equal(total, reference.add_parts(x, [together]))
+    zero = torch.zeros(tokens, HIDDEN, device="cuda")
+    found = backend.add_parts(zero, [together])
+    assert relative_error(found, experts_in_fp64(blocks, routed)) < TOLERANCE
+
+
+def test_shares_of_slots_in_a_graph(backend) -> None:
+    """Buffers that stay where they are: another table and input, the same graph."""
+    blocks, routed, other = random_blocks("int4"), routing(1), routing(1)
+    out = torch.zeros(1, TOP_K + SHARED, HIDDEN, device="cuda")
+    x = torch.randn(1, HIDDEN, device="cuda", dtype=DTYPE)
+    backend.expert_parts(routed, blocks, out)  # compiles
+    backend.add_parts(x, [out, out])
+    graph = torch.cuda.CUDAGraph()
+    host = torch.zeros_like(out)
+    with torch.cuda.graph(graph):
+        backend.expert_parts(routed, blocks, out)
+        total = backend.add_parts(x, [out, host])
+    for part, new in zip(routed, other, strict=True):
+        part.copy_(new)
+    blocks.table[routed.expert_ids[0, :2].long()] = -1
+    host[0, :2] = torch.randn(2, HIDDEN, device="cuda")
+    graph.replay()
+    expected = torch.empty_like(out)
+    backend.expert_parts(other, blocks, expected)
+    assert torch.equal(out, expected)
+    assert torch.equal(total, reference.add_parts(x, [expected, host]))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("tokens", [2, 100])
+@pytest.mark.usefixtures("poisoned")
+def test_groups_of_experts_one_after_the_other(backend, form: str, tokens: int) -> None:
+    """An fp32 residual is handed from one group of a layer's experts to the next."""
+    blocks, routed = random_blocks(form), routing(tokens, among=16)
+    total = torch.zeros(tokens, HIDDEN, device="cuda")
+    for group in torch.arange(EXPERTS + SHARED, device="cuda").chunk(3):
+        table = torch.full_like(blocks.table, -1)
+        table[group] = torch.arange(len(group), device="cuda", dtype=torch.int32)
+        some = ExpertBlocks(blocks.blocks[group].clone(), blocks.layout, DTYPE, table)
+        total = backend.experts(routed, some, total)
+        assert total.dtype == torch.float32
+    assert relative_error(total, experts_in_fp64(blocks, routed)) < TOLERANCE
+
+
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("rows", [3 * HIDDEN, HIDDEN, VOCAB])
 @pytest.mark.parametrize("tokens", [1, 3, 33])
 @pytest.mark.usefixtures("poisoned")

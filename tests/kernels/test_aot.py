@@ -130,7 +130,12 @@ def test_every_tile_is_recorded(target: str, recorded: dict[str, list[Launch]]) 
         for one in recorded[target]
         if "ROWS" in (of := one.constant)
     }
-    kernels = {"linear": tiles.LINEAR, "gate_up": tiles.GATE_UP, "down": tiles.DOWN}
+    kernels = {
+        "linear": tiles.LINEAR,
+        "gate_up": tiles.GATE_UP,
+        "down": tiles.DOWN,
+        "down_parts": tiles.DOWN_PARTS,
+    }
     known_gemv = {
         (f"{name}_kernel", bits, one.rows, one.block, one.warps, one.splits)
         for name, table_ in [*kernels.items(), ("linear", tiles.LINEAR_FEW_ROWS)]

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from xverse_kernels import reference
 from xverse_kernels.backend import BackendUnavailableError, select_backend
+from xverse_kernels.packing import FORMATS, ExpertBlocks, ExpertLayout
 from xverse_kernels.types import SwigluWeights
 
 
@@ -138,3 +139,52 @@ def test_backend_is_met_or_refused() -> None:
     assert select_backend("reference", cpu).name == "reference"
     with pytest.raises(BackendUnavailableError, match="no such backend"):
         select_backend("cudnn", cpu)
+
+
+def packed_experts(present: list[int], count: int = 6) -> ExpertBlocks:
+    """Experts of one kind in blocks of their own; those that are not present have none."""
+    layout = ExpertLayout(32, 48, FORMATS["bf16"])
+    blocks = torch.stack([layout.pack(expert) for expert in experts_of(count, 32, 48)])
+    table = torch.full((count,), -1, dtype=torch.int32)
+    table[present] = torch.tensor(present, dtype=torch.int32)
+    return ExpertBlocks(blocks, layout, torch.float32, table)
+
+
+IDS = torch.tensor([[5, 0, 2], [1, 2, 4], [0, 4, 3]])
+
+
+def test_parts_are_the_experts_one_by_one() -> None:
+    experts, x, weights = packed_experts(list(range(6))), randn(3, 32), randn(3, 3, seed=1)
+    parts = reference.expert_parts(x, weights, IDS, experts)
+    for token in range(3):
+        for slot in range(3):
+            gate, up, down = experts[int(IDS[token, slot])]
+            expected = down @ (F.silu(gate @ x[token]) * (up @ x[token])) * weights[token, slot]
+            assert torch.allclose(parts[token, slot], expected, atol=1e-5)
+    summed = reference.add_parts(torch.zeros(3, 32), [parts])
+    assert torch.allclose(summed, reference.moe(x, weights, IDS, experts), atol=1e-5)
+
+
+def test_experts_without_a_block_add_nothing() -> None:
+    x, weights = randn(3, 32), randn(3, 3, seed=1)
+    here, there = packed_experts([0, 2, 4]), packed_experts([1, 3, 5])
+    parts = [reference.expert_parts(x, weights, IDS, one) for one in (here, there)]
+    missing = torch.isin(IDS, torch.tensor([1, 3, 5]))
+    assert not parts[0][missing].any()
+    assert parts[0][~missing].any(-1).all()
+    whole = packed_experts(list(range(6)))
+    assert torch.equal(parts[0] + parts[1], reference.expert_parts(x, weights, IDS, whole))
+    halves = [reference.moe(x, weights, IDS, one) for one in (here, there)]
+    assert torch.allclose(sum(halves), reference.moe(x, weights, IDS, whole), atol=1e-5)
+    assert not reference.moe(x, weights, IDS, packed_experts([])).any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_parts_are_added_slot_after_slot_and_rounded_once(dtype: torch.dtype) -> None:
+    residual = torch.tensor([[1.0]], dtype=dtype)
+    slots = torch.tensor([2.0**-24, 2.0**-24, 1.0]).view(1, 3, 1)  # each vanishes beside 1
+    parts = [slots * torch.tensor([1.0, 0.0, 1.0]).view(1, 3, 1)]
+    parts.append(slots - parts[0])
+    for order in (parts, parts[::-1]):
+        assert reference.add_parts(residual, order).tolist() == [[2.0]]
+        assert reference.add_parts(residual, order).dtype == dtype

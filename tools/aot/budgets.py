@@ -23,6 +23,10 @@ REGISTERS: dict[tuple[str, int, int], int] = {
     ("gate_up", 4, 0): 64,
     ("down", 8, 0): 64,
     ("down", 4, 0): 72,
+    ("down_parts", 16, 0): 112,
+    ("down_parts", 8, 0): 64,
+    ("down_parts", 4, 0): 72,
+    ("add_parts", 0, 0): 96,
     # keys, values and a running sum of a row in every thread; 16 warps
     ("decode_attention", 0, 0): 128,
     ("prefill_attention", 0, 64): 208,
@@ -84,10 +88,12 @@ TENSOR_MEMORY = 512  # columns of a multiprocessor
 PER_WEIGHT = {
     ("gate_up", 4, False): 3.6,
     ("down", 4, False): 3.8,
+    ("down_parts", 4, False): 3.8,
     ("linear", 4, False): 3.8,
     ("linear", 4, True): 4.5,
     ("gate_up", 8, False): 4.4,
     ("down", 8, False): 5.1,
+    ("down_parts", 8, False): 5.1,
     ("linear", 8, False): 4.4,
     ("linear", 8, True): 5.0,
 }
@@ -181,11 +187,13 @@ def wide_loads_needed(launch: Launch) -> tuple[int, bool]:
         return _packed(16 * columns, threads), True
     if kernel == "dequantise":
         return _packed(16 * of["WORDS"], threads), False
-    if kernel in ("linear", "gate_up", "down"):
+    if kernel == "add_parts":
+        return (1 + of["BOTH"]) * of["SLOTS"] * of["BLOCK"] * 4 // (16 * threads), False
+    if kernel in ("linear", "gate_up", "down", "down_parts"):
         rows = of["ROWS"] * (2 if kernel == "gate_up" else 1)
         if launch.bits <= 8:
             return _packed(rows * of["BLOCK"], threads), True
-        columns = of[{"linear": "K", "gate_up": "HIDDEN", "down": "WIDTH"}[kernel]]
+        columns = of[{"linear": "K", "gate_up": "HIDDEN"}.get(kernel, "WIDTH")]
         rounds = -(-columns // of["BLOCK"])  # all of them unrolled, and one load of x in each
         return rounds * (rows + 1) * of["BLOCK"] * 2 // (16 * threads), kernel == "down"
     return 0, False

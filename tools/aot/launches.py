@@ -13,11 +13,12 @@ from torch import Tensor
 
 from tools.aot.targets import Target
 from tools.aot.types import Launch, type_name
+from xverse_kernels.backend import KernelBackend
 from xverse_kernels.packing import ExpertBlocks, ExpertLayout, PackedMatrix, WeightFormat
 from xverse_kernels.triton import attention, backend, experts
 from xverse_kernels.triton.backend import TritonBackend
 from xverse_kernels.triton.launch import Launcher
-from xverse_kernels.types import Projection, Rotary
+from xverse_kernels.types import Norm, Projection, Rotary
 from xverse_runtime.config import ModelConfig
 from xverse_runtime.kv_cache import KVCache, KVPool
 from xverse_runtime.model import Decoder
@@ -86,7 +87,27 @@ def record(target: Target, dtype: torch.dtype, form: WeightFormat) -> list[Launc
             sampler = decoder.kernels.sampler(tokens, config.vocab_size)
             assert sampler is not None
             sampler(logits)
+        _record_parts(config, decoder.kernels, dtype, form)
     return launches
+
+
+def _record_parts(
+    config: ModelConfig, kernels: KernelBackend, dtype: torch.dtype, form: WeightFormat
+) -> None:
+    """Experts slot by slot, of one token: all computed here, and some of them elsewhere."""
+    mlp = _weights(config, dtype, form).layers[0].mlp
+    assert isinstance(mlp, MoeWeights)
+    assert isinstance(mlp.experts, ExpertBlocks)
+    norm = Norm(torch.empty(config.hidden_size, dtype=dtype, device=META), config.rms_norm_eps)
+    # as the decoder has it: see Decoder._embed
+    wide = torch.float32 if dtype == torch.float16 else dtype
+    x = torch.empty(1, config.hidden_size, dtype=wide, device=META)
+    routed = kernels.route(x, norm, mlp.router, config.top_k, config.num_shared_experts)
+    shape = (*routed.expert_ids.shape, config.hidden_size)
+    parts = torch.empty(shape, dtype=torch.float32, device=META)
+    kernels.expert_parts(routed, mlp.experts, parts)
+    for count in (1, 2):
+        kernels.add_parts(x, [parts] * count)
 
 
 @dataclass(frozen=True)

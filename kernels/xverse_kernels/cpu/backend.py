@@ -12,15 +12,15 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
+from xverse_kernels.cpu.calls import LANES, add_experts, divides, numbers_of, put_parts
 from xverse_kernels.cpu.extension import native
 from xverse_kernels.cpu.plain import attend_plainly, exact_splits, in_exact_splits
-from xverse_kernels.packing import BF16, ExpertBlocks, PackedMatrix
+from xverse_kernels.packing import ExpertBlocks, PackedMatrix
 from xverse_kernels.reference_backend import ReferenceBackend, normed_state
 from xverse_kernels.types import Norm, Projection, Rotary, RoutedTokens, SwigluWeights
 
-LANES = 16
 LARGEST_HEAD = 256
-MOST_MATRICES = 4
+CACHE_BITS = {torch.bfloat16: 16, torch.float32: 32}
 
 
 class CpuBackend:
@@ -86,12 +86,12 @@ class CpuBackend:
         return out if out_dtype is None or out_dtype == torch.float32 else out.to(out_dtype)
 
     def _plan(self, projections: Sequence[Projection]) -> tuple[tuple[int, ...], int] | None:
-        """`_numbers_of`, looked up for the tuples that a model keeps: tokens take microseconds."""
+        """`numbers_of`, looked up for the tuples that a model keeps: tokens take microseconds."""
         if not isinstance(projections, tuple):
-            return _numbers_of(projections)
+            return numbers_of(projections)
         known = self._plans.get(id(projections))
         if known is None:  # keeping the tuple keeps its id from being given to another
-            known = self._plans[id(projections)] = (projections, _numbers_of(projections))
+            known = self._plans[id(projections)] = (projections, numbers_of(projections))
         return known[1]
 
     def _plain_linear(
@@ -219,14 +219,27 @@ class CpuBackend:
         if between is not None:
             between()
         fp32 = _all_fp32(routed.normed, routed.weights, residual)
-        if not (isinstance(experts, ExpertBlocks) and _divides(experts) and fp32):
+        if not (isinstance(experts, ExpertBlocks) and divides(experts) and fp32):
 
             def some(rows: slice) -> Tensor:
                 of_rows = RoutedTokens(*(part[rows] for part in routed))
                 return self._plain.experts(of_rows, experts, residual[rows], between)
 
             return in_exact_splits(some, residual.shape[0])
-        return _packed_experts(routed.normed, routed.weights, routed.expert_ids, experts, residual)
+        return add_experts(routed.normed, routed.weights, routed.expert_ids, experts, residual)
+
+    def expert_parts(self, routed: RoutedTokens, experts: ExpertBlocks, out: Tensor) -> None:
+        if not divides(experts):
+            self._plain.expert_parts(routed, experts, out)
+            return
+        shape = (*routed.expert_ids.shape, experts.layout.hidden)
+        if out.shape != shape or out.dtype != torch.float32 or not out.is_contiguous():
+            raise ValueError(f"parts are a contiguous fp32 tensor of the shape {shape}")
+        x, weights = routed.normed.float(), routed.weights.float()
+        put_parts(x, weights, routed.expert_ids, experts, out)
+
+    def add_parts(self, residual: Tensor, parts: Sequence[Tensor]) -> Tensor:
+        return self._plain.add_parts(residual, parts)
 
     def mlp(
         self,
@@ -239,7 +252,7 @@ class CpuBackend:
         if between is not None:
             between()
         fp32 = _all_fp32(x, norm.weight, residual)
-        if not (isinstance(experts, ExpertBlocks) and _divides(experts) and fp32):
+        if not (isinstance(experts, ExpertBlocks) and divides(experts) and fp32):
 
             def some(rows: slice) -> Tensor:
                 return self._plain.mlp(x[rows], norm, experts, residual[rows], between)
@@ -248,7 +261,7 @@ class CpuBackend:
         normed = in_exact_splits(lambda rows: normed_state(x[rows], norm), x.shape[0])
         one = x.new_ones(x.shape[0], 1)
         first = torch.zeros(x.shape[0], 1, dtype=torch.int64)
-        return _packed_experts(normed, one, first, experts, residual)
+        return add_experts(normed, one, first, experts, residual)
 
     def sampler(self, sequences: int, vocab: int) -> None:
         """None: the runtime's own functions choose tokens."""
@@ -256,65 +269,3 @@ class CpuBackend:
 
 def _all_fp32(*tensors: Tensor | None) -> bool:
     return all(one is None or one.dtype == torch.float32 for one in tensors)
-
-
-CACHE_BITS = {torch.bfloat16: 16, torch.float32: 32}
-
-
-def _numbers_of(projections: Sequence[Projection]) -> tuple[tuple[int, ...], int] | None:
-    """What the extension is told of layers side by side, and their rows in all; None where it
-    cannot compute them."""
-    numbers: list[int] = []
-    total = 0
-    for weight, bias in projections:
-        form = _form_of(weight)
-        if form is None or (bias is not None and bias.dtype != torch.float32):
-            return None
-        data = weight.data if isinstance(weight, PackedMatrix) else weight
-        rows = weight.rows if isinstance(weight, PackedMatrix) else weight.shape[0]
-        numbers += (data.data_ptr(), 0 if bias is None else bias.data_ptr(), rows, form)
-        total += rows
-    return (tuple(numbers), total) if len(projections) <= MOST_MATRICES else None
-
-
-def _form_of(weight: Tensor | PackedMatrix) -> int | None:
-    """Bits a weight, of what the extension can read."""
-    if isinstance(weight, PackedMatrix):
-        fits = weight.form.is_quantised or (weight.form is BF16 and weight.columns % LANES == 0)
-        return weight.form.bits if fits else None
-    if weight.dtype == torch.bfloat16 and weight.shape[1] % LANES == 0 and weight.is_contiguous():
-        return BF16.bits
-    return None
-
-
-def _divides(experts: ExpertBlocks) -> bool:
-    layout = experts.layout
-    if not layout.form.is_quantised and layout.form is not BF16:
-        return False
-    return layout.width % 32 == 0 and layout.hidden % 32 == 0
-
-
-def _packed_experts(
-    x: Tensor, weights: Tensor, ids: Tensor, experts: ExpertBlocks, residual: Tensor
-) -> Tensor:
-    layout = experts.layout
-    x, residual, weights = x.contiguous(), residual.contiguous(), weights.contiguous()
-    ids, table = ids.to(torch.int64).contiguous(), experts.table.contiguous()
-    out = torch.empty_like(residual)
-    native.experts(
-        x.data_ptr(),
-        weights.data_ptr(),
-        residual.data_ptr(),
-        ids.data_ptr(),
-        out.data_ptr(),
-        experts.blocks.data_ptr(),
-        table.data_ptr(),
-        layout.block_bytes,
-        x.shape[0],
-        ids.shape[1],
-        len(experts),
-        layout.hidden,
-        layout.width,
-        layout.form.bits,
-    )
-    return out

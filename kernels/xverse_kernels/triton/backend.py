@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from xverse_kernels.packing import ExpertBlocks, PackedMatrix
-from xverse_kernels.triton import attention, experts, linear
+from xverse_kernels.triton import attention, experts, linear, parts
 from xverse_kernels.triton.launch import Workspace, supports_pdl
 from xverse_kernels.triton.sampling import DeviceSampler
 from xverse_kernels.triton.tiles import (
@@ -41,8 +41,8 @@ class TritonBackend:
     ) -> Tensor:
         if len(projections) > 1:
             assert residual is None
-            parts = [self.linear(x, [one], norm=norm, out_dtype=out_dtype) for one in projections]
-            return torch.cat(parts, dim=-1)
+            pieces = [self.linear(x, [one], norm=norm, out_dtype=out_dtype) for one in projections]
+            return torch.cat(pieces, dim=-1)
         weight, bias = projections[0]
         bits = weight.form.bits if isinstance(weight, PackedMatrix) else 8 * weight.element_size()
         if x.shape[0] <= gemv_tokens(bits):
@@ -114,6 +114,13 @@ class TritonBackend:
             return experts.experts_grouped(routed, blocks, residual)
         h = experts.gate_up_each(routed, blocks, pdl=self._pdl)
         return experts.down_each(h, routed, blocks, residual, self._workspace, pdl=self._pdl)
+
+    def expert_parts(self, routed: RoutedTokens, experts_: ExpertBlocks, out: Tensor) -> None:
+        h = experts.gate_up_each(routed, experts_, pdl=self._pdl)
+        parts.down_parts(h, routed, experts_, out, pdl=self._pdl)
+
+    def add_parts(self, residual: Tensor, parts_: Sequence[Tensor]) -> Tensor:
+        return parts.add_parts(residual, parts_, pdl=self._pdl)
 
     def mlp(
         self,

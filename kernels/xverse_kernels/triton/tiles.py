@@ -59,6 +59,14 @@ DOWN = {
     8: GemvTile(rows=16, block=64, warps=4, splits=4),
     4: GemvTile(rows=16, block=32, warps=2, splits=8),
 }
+# A slot alone: no split, as there are as many programs as with all of them.
+DOWN_PARTS = {
+    32: GemvTile(rows=4, block=256, warps=2),
+    16: GemvTile(rows=4, block=512, warps=2),
+    8: GemvTile(rows=16, block=64, warps=4),
+    4: GemvTile(rows=16, block=32, warps=2),
+}
+ADD_COLUMNS, ADD_WARPS = 128, 1  # a program of `add_parts`: 16 bytes a thread and slot
 
 
 def linear_tile(bits: int, rows: int) -> GemvTile:

@@ -217,7 +217,7 @@ static void try_not_a_number(const Kernels *kernels, Form form) {
     }
 }
 
-/* -1 for an expert that is not here; one that nobody asks for may be missing. */
+/* An expert without a block gives what a weight of zero gives; -1 for an id that is no expert's. */
 static void try_missing(const Kernels *kernels, Form form) {
     enum { TOKENS = 3, SLOTS = 2, EXPERTS = 4 };
     begin("%s experts: %s, missing ones", kernels->name, form_name(form));
@@ -225,18 +225,96 @@ static void try_missing(const Kernels *kernels, Form form) {
     Experts *call = &problem.call;
     int32_t *table = (int32_t *)call->table;
     int64_t *ids = (int64_t *)call->ids;
-    call->out = poisoned(lines(&problem));
-    const int32_t kept = table[ids[3]];
+    float *weights = copy_of(call->weights, sizeof(float) * TOKENS * SLOTS);
+    const float *all = call->weights;
+    for (int i = 0; i < TOKENS * SLOTS; i++) weights[i] = ids[i] == ids[3] ? 0 : weights[i];
+    call->weights = weights;
+    float *without = compute(&problem);
+    call->weights = all;
     table[EXPERTS - 1] = -1;
-    check(kernels->experts(call) == 0, "an expert without tokens is missed");
     table[ids[3]] = -1;
-    check(kernels->experts(call) == -1, "a missing expert gives another status than -1");
-    table[ids[3]] = kept;
+    check_same(compute(&problem), without, lines(&problem), "a missing expert");
+    for (int e = 0; e < EXPERTS; e++) table[e] = -1;
+    check_same(compute(&problem), call->residual, lines(&problem), "no expert at all");
     static const int64_t beyond[] = {-1, EXPERTS, INT64_MAX, INT64_MIN};
+    call->out = poisoned(lines(&problem));
     for (int i = 0; i < 4; i++) {
         ids[5] = beyond[i];
         check(kernels->experts(call) == -1, "expert %lld is found", (long long)beyond[i]);
     }
+    forget_all();
+}
+
+static void part_apart(void *whole, int first, int count, float *out) {
+    const Problem *problem = whole;
+    Experts call = problem->call;
+    const size_t hidden = (size_t)call.hidden, slots = (size_t)call.slots;
+    const size_t from = (size_t)first, tokens = (size_t)count;
+    call.x = copy_of(call.x + from * hidden, tokens * hidden * 4);
+    call.weights = copy_of(call.weights + from * slots, tokens * slots * 4);
+    call.ids = copy_of(call.ids + from * slots, tokens * slots * 8);
+    call.residual = NULL;
+    call.parts = out;
+    call.tokens = count;
+    check(problem->kernels->experts(&call) == 0, "an error instead of a result");
+}
+
+static float *zeros(size_t count) { return memset(exact(count * 4), 0, count * 4); }
+
+/* What a token's slot gives when it is computed alone. */
+static float *alone(const Problem *problem, int place) {
+    const size_t hidden = (size_t)problem->call.hidden;
+    Experts call = problem->call;
+    call.x = copy_of(call.x + (size_t)(place / call.slots) * hidden, hidden * 4);
+    call.weights = copy_of(call.weights + place, 4);
+    call.ids = copy_of(call.ids + place, 8);
+    call.residual = zeros(hidden);
+    call.out = poisoned(hidden);
+    call.tokens = call.slots = 1;
+    check(problem->kernels->experts(&call) == 0, "an error instead of a result");
+    return call.out;
+}
+
+/* Every slot apart has the bits of the same slot alone, and zeros where the expert is not here. */
+static void try_apart(const Kernels *kernels, Shape shape) {
+    begin("%s experts apart, %s: %d tokens, %d of %d experts, hidden %d, width %d", kernels->name,
+          form_name(shape.form), shape.tokens, shape.slots, shape.experts, shape.hidden,
+          shape.width);
+    Problem problem = new_problem(kernels, shape);
+    Experts *call = &problem.call;
+    const size_t hidden = (size_t)call->hidden, row = (size_t)call->slots * hidden;
+    const int places = call->tokens * call->slots;
+    float *expected = exact((size_t)places * hidden * 4);
+    for (int i = 0; i < places; i++)
+        memcpy(expected + (size_t)i * hidden, alone(&problem, i), hidden * 4);
+    for (int missing = 0; missing < 3; missing++) {
+        int32_t *table = copy_of(call->table, (size_t)call->experts * sizeof *table);
+        for (int e = 0; e < call->experts; e++)
+            if (missing == 2 || (missing == 1 && between(0, 1))) table[e] = -1;
+        for (int i = 0; i < places; i++)
+            if (table[call->ids[i]] < 0) memset(expected + (size_t)i * hidden, 0, hidden * 4);
+        call->table = table;
+        float *out = poisoned((size_t)call->tokens * row);
+        part_apart(&problem, 0, call->tokens, out);
+        check_same(out, expected, (size_t)call->tokens * row, missing ? "with gaps" : "all");
+        check_parts(part_apart, &problem, call->tokens, row, out);
+    }
+    forget_all();
+}
+
+/* Infinity and NaN stay in their slots: none of the others is touched by them. */
+static void try_apart_not_a_number(const Kernels *kernels, Form form) {
+    enum { TOKENS = 4, SLOTS = 3, HIDDEN = 64 };
+    begin("%s experts apart: %s, NaN in a weight", kernels->name, form_name(form));
+    Problem problem = new_problem(kernels, (Shape){form, TOKENS, SLOTS, 5, HIDDEN, 96, 1});
+    unsigned char is_nan[TOKENS * SLOTS * HIDDEN] = {0};
+    float before[TOKENS * SLOTS * HIDDEN], after[TOKENS * SLOTS * HIDDEN];
+    int place = between(0, TOKENS * SLOTS - 1);
+    part_apart(&problem, 0, TOKENS, before);
+    ((float *)problem.call.weights)[place] = NAN;
+    memset(is_nan + place * HIDDEN, 1, HIDDEN);
+    part_apart(&problem, 0, TOKENS, after);
+    check_spread_of_nan(after, before, TOKENS * SLOTS, HIDDEN, is_nan);
     forget_all();
 }
 
@@ -255,5 +333,9 @@ void test_experts(const Kernels *kernels, int count) {
         try_overflow(kernels, form);
         try_not_a_number(kernels, form);
         try_missing(kernels, form);
+        try_apart(kernels, (Shape){form, 1, 8, 12, 160, 96, 1});
+        try_apart(kernels, (Shape){form, 5, 3, 7, 64, 160, 1});
+        try_apart(kernels, (Shape){form, 13, 2, 3, 288, 32, 1});
+        try_apart_not_a_number(kernels, form);
     }
 }

@@ -1,7 +1,8 @@
 /* The chosen and shared experts of all tokens, in two passes: gate and up to h, then down.
  *
  * Tokens are grouped by expert, so that a row block is read once for all of them. In the second
- * pass a thread owns rows of the output and adds the experts in ascending order. */
+ * pass a thread owns rows of the output and adds the experts in ascending order, or keeps what each
+ * slot would add apart. */
 
 enum { DOWN_BLOCKS = 16 }; /* most row blocks of a run */
 
@@ -16,12 +17,20 @@ typedef struct {
     int actives, wide;
 } ExpertWork;
 
+INLINE int is_here(const Experts *call, int place) {
+    return call->table[call->ids[place]] >= 0;
+}
+
 static void prepare_tokens(const void *job, int first, int last) {
     const ExpertWork *work = job;
     const Experts *call = work->call;
-    for (int t = first; t < last; t++)
-        prepare(call->x + (size_t)t * (size_t)call->hidden, call->form, call->hidden, 0,
+    const size_t hidden = (size_t)call->hidden;
+    for (int t = first; t < last; t++) {
+        prepare(call->x + (size_t)t * hidden, call->form, call->hidden, 0,
                 work->x + (size_t)t * work->x_bytes);
+        for (int place = t * call->slots; call->parts && place < (t + 1) * call->slots; place++)
+            if (!is_here(call, place)) memset(call->parts + (size_t)place * hidden, 0, hidden * 4);
+    }
 }
 
 INLINE const uint8_t *expert_block(const ExpertWork *work, int expert) {
@@ -85,11 +94,13 @@ static void down_tile(const ExpertWork *work, const uint8_t *down, int block, in
     for (int t = 0; t < tokens; t++) {
         int place = work->entry[entry + t];
         vf weight = vf_set(call->weights[place]);
-        float *out = call->out + (size_t)(place / call->slots) * (size_t)call->hidden +
+        size_t line = (size_t)(call->parts ? place : place / call->slots);
+        float *out = (call->parts ? call->parts : call->out) + line * (size_t)call->hidden +
                      (size_t)(block * ROWS);
-        for (int b = 0; b < blocks; b++)
-            vf_store(out + ROWS * b,
-                     vf_fma(weight, sums[t * blocks + b], vf_load(out + ROWS * b)));
+        for (int b = 0; b < blocks; b++) {
+            vf before = call->parts ? vf_zero() : vf_load(out + ROWS * b);
+            vf_store(out + ROWS * b, vf_fma(weight, sums[t * blocks + b], before));
+        }
     }
 }
 
@@ -98,10 +109,10 @@ static void down_units(const void *job, int first, int last) {
     const ExpertWork *work = job;
     const Experts *call = work->call;
     const int most = tile_tokens(call->form, work->wide);
+    const int sums = call->parts ? 0 : call->tokens; /* lines that experts are added to */
     const size_t row = (size_t)call->hidden, from = (size_t)first * ROWS;
     const size_t count = (size_t)(last - first) * ROWS;
-    for (int t = 0; t < call->tokens; t++)
-        memset(call->out + (size_t)t * row + from, 0, count * 4);
+    for (int t = 0; t < sums; t++) memset(call->out + (size_t)t * row + from, 0, count * 4);
     for (int a = 0; a < work->actives; a++) {
         int expert = work->active[a], end = work->start[expert + 1];
         const uint8_t *down = expert_block(work, expert) + work->gate_up_bytes;
@@ -113,26 +124,28 @@ static void down_units(const void *job, int first, int last) {
             }
         }
     }
-    for (int t = 0; t < call->tokens; t++)
+    for (int t = 0; t < sums; t++)
         for (size_t i = (size_t)t * row + from; i < (size_t)t * row + from + count; i++)
             call->out[i] += call->residual[i];
 }
 
-/* Entries by expert, in the order of tokens; -1 for an expert that is not here. */
+/* Entries by expert, in the order of tokens, without those of experts that are not here; -1 for an
+ * id that is no expert's. */
 static int group_by_expert(ExpertWork *work) {
     const Experts *call = work->call;
     int entries = call->tokens * call->slots, *start = work->start;
     memset(start, 0, sizeof(int) * (size_t)(call->experts + 1));
     for (int i = 0; i < entries; i++) {
         int64_t id = call->ids[i];
-        if (id < 0 || id >= call->experts || call->table[id] < 0) return -1;
-        start[id + 1]++;
+        if (id < 0 || id >= call->experts) return -1;
+        start[id + 1] += is_here(call, i);
     }
     for (int e = 0; e < call->experts; e++) {
         if (start[e + 1]) work->active[work->actives++] = e;
         start[e + 1] += start[e];
     }
-    for (int i = 0; i < entries; i++) work->entry[start[call->ids[i]]++] = i;
+    for (int i = 0; i < entries; i++)
+        if (is_here(call, i)) work->entry[start[call->ids[i]]++] = i;
     for (int e = call->experts; e > 0; e--) start[e] = start[e - 1];
     start[0] = 0;
     return 0;

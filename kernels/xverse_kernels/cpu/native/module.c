@@ -68,15 +68,15 @@ static PyObject *py_linear(PyObject *self, PyObject *const *args, Py_ssize_t giv
     return finish(failed);
 }
 
-/* experts(x, weights, residual, ids, out, blocks, table, block_bytes, tokens, slots, experts,
- *         hidden, width, form) */
+/* experts(x, weights, residual, ids, out, parts, blocks, table, block_bytes, tokens, slots,
+ *         experts, hidden, width, form) */
 static PyObject *py_experts(PyObject *self, PyObject *const *args, Py_ssize_t given) {
     (void)self;
-    int64_t n[14];
-    if (read_numbers(args, given, 14, n)) return NULL;
+    int64_t n[15];
+    if (read_numbers(args, given, 15, n)) return NULL;
     Experts call = {ADDRESS(n[0]), ADDRESS(n[1]), ADDRESS(n[2]), ADDRESS(n[3]), ADDRESS(n[4]),
-                    ADDRESS(n[5]), ADDRESS(n[6]), (size_t)n[7], (int)n[8], (int)n[9],
-                    (int)n[10], (int)n[11], (int)n[12], (Form)n[13]};
+                    ADDRESS(n[5]), ADDRESS(n[6]), ADDRESS(n[7]), (size_t)n[8], (int)n[9],
+                    (int)n[10], (int)n[11], (int)n[12], (int)n[13], (Form)n[14]};
     int failed;
     Py_BEGIN_ALLOW_THREADS
     failed = chosen->experts(&call);

@@ -33,13 +33,14 @@ typedef struct {
     int count, tokens, columns;
 } Linear;
 
-/* out [T, H] = residual + weighted sum of experts, in ascending order of expert id. */
+/* out [T, H] = residual + weighted sum of experts, in ascending order of expert id; or, where
+ * `parts` is not NULL, what each slot adds to it: parts [T, S, H]. */
 typedef struct {
     const float *x, *weights, *residual; /* [T, H], [T, S], [T, H] */
     const int64_t *ids;                  /* [T, S] */
-    float *out;
+    float *out, *parts;                  /* one of them, the other NULL */
     const uint8_t *blocks; /* packed experts, `block_bytes` apart */
-    const int32_t *table;  /* [experts]: which block an expert is */
+    const int32_t *table;  /* [experts]: which block an expert is; one without (-1) adds nothing */
     size_t block_bytes;
     int tokens, slots, experts, hidden, width;
     Form form;
