@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from xverse_cli.models.find import FoundModel
     from xverse_runtime.types import ProgressCallback, TextGenerator
 
-# The last argument is told, in words, what the engine gives up when memory is short.
+# The last but one is told, in words, what the engine gives up when memory is short; then verbosity.
 Loader: TypeAlias = (
-    "Callable[[FoundModel, Settings, ProgressCallback, Callable[[str], None]], TextGenerator]"
+    "Callable[[FoundModel, Settings, ProgressCallback, Callable[[str], None], int], TextGenerator]"
 )
 
 
@@ -27,8 +27,9 @@ def load_engine(
     settings: Settings,
     progress: ProgressCallback,
     warn: Callable[[str], None],
+    verbosity: int,
 ) -> TextGenerator:
-    """Load ``model`` into the engine of this machine."""
+    """Load ``model`` into the engine of this machine; who wants to know more gets a forecast."""
     import warnings
 
     # torch mentions that numpy is absent; nothing here needs it.
@@ -45,6 +46,9 @@ def load_engine(
         backend=settings.backend,
         cuda_graph=settings.cuda_graph,
         lookup=settings.lookup,
+        gpu_memory=settings.gpu_memory,
+        cpu_memory=settings.cpu_memory,
+        forecast=verbosity > 0,
     )
     return Engine.load(
         model.path,
@@ -90,7 +94,9 @@ class Host:
         description = text("load.progress", model=settings.model)
         try:
             with byte_bar(description, self.watched_stderr) as progress:
-                engine = self.load(model, settings, progress, self.streams.warn)
+                engine = self.load(
+                    model, settings, progress, self.streams.warn, self.streams.verbosity
+                )
         except UsageError as error:
             if "model" in error.params:  # what to do about it, the user does by this name
                 error.params["model"] = settings.model

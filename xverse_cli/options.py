@@ -55,6 +55,8 @@ Lookup = Annotated[
     bool | None,
     typer.Option("--lookup/--no-lookup", help=text("help.lookup"), show_default=False),
 ]
+GpuMemory = Annotated[int | None, setting("gpu_memory", "SIZE")]
+CpuMemory = Annotated[int | None, setting("cpu_memory", "SIZE")]
 System = Annotated[str | None, setting("system", "TEXT")]
 Temperature = Annotated[float | None, setting("temperature", "T")]
 TopK = Annotated[int | None, setting("top_k", "K")]

@@ -26,6 +26,12 @@ def report_model(loaded: Loaded, streams: Streams) -> None:
     streams.say(template_line(engine.template_choice), level=1)
     for note in engine.notes:
         streams.say(note, level=1)
+    expected = engine.forecast(engine.context_length)
+    if expected is not None:
+        rate, first = f"{expected.tokens_per_s:.3g}", f"{expected.first_token_s:.1f}"
+        streams.say(
+            text("load.forecast", rate=rate, prompt=expected.prompt_tokens, seconds=first), level=1
+        )
 
 
 def report_reply(
@@ -44,6 +50,24 @@ def report_reply(
             text("reply.length", tokens=len(reply.token_ids)), level=1 if limit_chosen else 0
         )
     streams.say(statistics_line(last.usage, last.timings, last.passes), level=1)
+    if (line := forecast_line(reply, engine)) is not None:
+        streams.say(line, level=1)
+
+
+def forecast_line(reply: Reply, engine: TextGenerator) -> str | None:
+    """What was predicted of a reply beside what it took; hit rates are those since the start."""
+    usage, measured = reply.last.usage, reply.last.timings.decode_tokens_per_s
+    expected = engine.forecast(usage.prompt_tokens + usage.completion_tokens)
+    if expected is None or not measured:
+        return None
+    rates = (expected.tokens_per_s, measured)
+    predicted, found = (f"{rate:.3g}" for rate in rates)
+    line = text("statistics.forecast", predicted=predicted, measured=found)
+    statistics = engine.offload_statistics
+    if statistics is None or statistics.hit_rate is None:
+        return line
+    predicted, found = (f"{rate:.2f}" for rate in (expected.hit_rate, statistics.hit_rate))
+    return line + text("statistics.hit_rate", predicted=predicted, measured=found)
 
 
 def template_line(choice: TemplateChoice) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from xverse_cli.messages import text
-from xverse_cli.values import Reader, choice, integer, number, on_off, switch, words
+from xverse_cli.values import Reader, byte_count, choice, integer, number, on_off, switch, words
 from xverse_runtime.errors import UsageError
 
 PREFIX = "XVERSE_"
@@ -30,6 +30,8 @@ SETTINGS: dict[str, Reader] = {
     "backend": choice("auto", "triton", "cpu", "reference"),
     "cuda_graph": on_off,
     "lookup": on_off,
+    "gpu_memory": byte_count,
+    "cpu_memory": byte_count,
     "system": words,
     "temperature": number(0),
     "top_k": integer(0),
@@ -60,6 +62,8 @@ class Settings:
     backend: str = "auto"
     cuda_graph: bool = True
     lookup: bool = True
+    gpu_memory: int | None = None
+    cpu_memory: int | None = None
     system: str | None = None
     temperature: float | None = None
     top_k: int | None = None

@@ -6,6 +6,7 @@ Each one returns the value or raises `ValueError` with what was expected, worded
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 
 from xverse_cli.messages import text
@@ -83,6 +84,29 @@ def on_off(value: object) -> bool:
     if word in ("0", "false", "no", "off"):
         return False
     raise ValueError(text("expected.choice", choices="on, off"))
+
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+
+
+def byte_count(value: object) -> int:
+    """An amount of memory: ``6GiB``, ``7.5 GB``, ``6g`` (GiB, as programs count memory), or bytes.
+
+    ``GB`` is 1000 to the third power, ``GiB`` and ``G`` 1024.
+    """
+    expected = text("expected.bytes")
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise ValueError(expected)
+    found = _SIZE.fullmatch(str(value).strip())
+    if found is None:
+        raise ValueError(expected)
+    number_, prefix, binary = found.groups()
+    decimal = prefix and not binary and str(value).strip().lower().endswith("b")
+    result = int(float(number_) * (1000 if decimal else 1024) ** _POWERS[prefix.lower()])
+    if not 0 < result < 2**63:
+        raise ValueError(expected)
+    return result
 
 
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}

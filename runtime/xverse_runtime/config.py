@@ -185,6 +185,9 @@ class EngineConfig:
             C kernels, and leaves the choice to torch for others.
         cuda_graph: replay decoding steps as CUDA graphs where there are any.
         lookup: compute tokens that occurred before ahead, where that changes nothing.
+        gpu_memory: most bytes to use of the GPU; ``None`` is what is free.
+        cpu_memory: most bytes of the host for experts that a GPU cannot hold.
+        forecast: measure the machine, about a second, to predict the speed of a store on it.
     """
 
     device: str = "auto"
@@ -196,6 +199,9 @@ class EngineConfig:
     threads: int | None = None
     cuda_graph: bool = True
     lookup: bool = True
+    gpu_memory: int | None = None
+    cpu_memory: int | None = None
+    forecast: bool = False
 
 
 @dataclass(frozen=True)

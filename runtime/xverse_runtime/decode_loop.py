@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +21,21 @@ from xverse_runtime.model import Decoder
 
 # A graph divides attention's work for the longest past that it serves.
 BUCKETS = (256, 1024, 1 << 30)
+
+
+class OffloadedStep(Protocol):
+    """A step whose experts are not all on the device: like `Decoder.step`, and ``choose`` takes the
+    logits. Always called with the same ``pool``, ``sequences`` and ``positions``."""
+
+    def __call__(
+        self,
+        ids: Tensor,
+        pool: KVPool,
+        sequences: Tensor,
+        positions: Tensor,
+        longest: int,
+        choose: Callable[[Tensor], None],
+    ) -> None: ...
 
 
 class TokenMailbox:
@@ -64,7 +80,13 @@ class DecodeLoop:
     """The newest token of each of T sequences, and how to get the next ones."""
 
     def __init__(
-        self, decoder: Decoder, pool: KVPool, sampler: TokenSampler, *, use_graphs: bool = True
+        self,
+        decoder: Decoder,
+        pool: KVPool,
+        sampler: TokenSampler,
+        *,
+        use_graphs: bool = True,
+        offloaded: OffloadedStep | None = None,
     ) -> None:
         """``pool`` and ``sampler`` are for the same sequences.
 
@@ -73,6 +95,7 @@ class DecodeLoop:
             pool: its keys and values.
             sampler: works on fixed buffers and without the host: it becomes part of the graph.
             use_graphs: capture steps as CUDA graphs where there are any.
+            offloaded: runs steps in which the host has a part, in place of ``decoder``.
         """
         device = decoder.device
         self._decoder = decoder
@@ -82,7 +105,8 @@ class DecodeLoop:
         self.positions = torch.zeros(sequences, dtype=torch.int32, device=device)
         self._sequences = torch.arange(sequences, dtype=torch.int32, device=device)
         self._advance = torch.zeros(sequences, dtype=torch.int32, device=device)
-        self._use_graphs = use_graphs and device.type == "cuda"
+        self._offloaded = offloaded
+        self._use_graphs = use_graphs and device.type == "cuda" and offloaded is None
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._memory: Any = None  # the graphs' memory pool, one for all
 
@@ -104,7 +128,11 @@ class DecodeLoop:
             longest: the largest of the positions; not beyond the pool's capacity.
         """
         bucket = min(next(one for one in BUCKETS if longest <= one), self._pool.capacity)
-        if not self._use_graphs:
+        if self._offloaded is not None:
+            self._offloaded(
+                self._inputs(), self._pool, self._sequences, self.positions, bucket, self._choose
+            )
+        elif not self._use_graphs:
             self._run(bucket)
         else:
             if bucket not in self._graphs:
@@ -113,13 +141,21 @@ class DecodeLoop:
         return self.sampler.tokens
 
     def _run(self, bucket: int) -> None:
-        self.sampler(self._forward(bucket))
+        self._choose(self._forward(bucket))
+
+    def _choose(self, logits: Tensor) -> None:
+        self.sampler(logits)
         self.positions.add_(self._advance)
 
     def _forward(self, bucket: int) -> Tensor:
-        # A sequence that broke off has the token -1, and goes on with another until it is replaced.
-        tokens = self.sampler.tokens.clamp(min=0)
-        return self._decoder.step(tokens, self._pool, self._sequences, self.positions, bucket)
+        return self._decoder.step(
+            self._inputs(), self._pool, self._sequences, self.positions, bucket
+        )
+
+    def _inputs(self) -> Tensor:
+        """The newest tokens: a sequence that broke off has the token -1, and goes on with another
+        until it is replaced."""
+        return self.sampler.tokens.clamp(min=0)
 
     def _capture(self, bucket: int) -> torch.cuda.CUDAGraph:
         stream = _capture_stream(self.positions.device)

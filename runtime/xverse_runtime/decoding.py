@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from xverse_kernels.types import TokenChoice
-from xverse_runtime.decode_loop import DecodeLoop, TokenMailbox
+from xverse_runtime.decode_loop import DecodeLoop, OffloadedStep, TokenMailbox
 from xverse_runtime.errors import GenerationError
 from xverse_runtime.kv_cache import KVCache, KVPool
 from xverse_runtime.lookup import Lookup
@@ -181,10 +181,12 @@ class TorchSampler:
         return self.tokens
 
 
-def decode_loop(decoder: Decoder, pool: KVPool, *, use_graphs: bool) -> DecodeLoop:
+def decode_loop(
+    decoder: Decoder, pool: KVPool, *, use_graphs: bool, offloaded: OffloadedStep | None = None
+) -> DecodeLoop:
     """Steps over a pool's sequences, with what chooses tokens on this device."""
     sampler = decoder.kernels.sampler(pool.sequences, decoder.config.vocab_size)
     if sampler is None:  # these kernels choose no tokens, and cannot be captured
         plain = TorchSampler(pool.sequences, decoder.device)
-        return DecodeLoop(decoder, pool, plain, use_graphs=False)
-    return DecodeLoop(decoder, pool, sampler, use_graphs=use_graphs)
+        return DecodeLoop(decoder, pool, plain, use_graphs=False, offloaded=offloaded)
+    return DecodeLoop(decoder, pool, sampler, use_graphs=use_graphs, offloaded=offloaded)

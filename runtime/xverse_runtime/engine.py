@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,13 +21,20 @@ from xverse_runtime.errors import (
     ModelNotFoundError,
     UsageError,
 )
-from xverse_runtime.fit import choose_device, described, fitting_context, select_kernels
+from xverse_runtime.fit import Fit, described, fit_model, select_kernels
 from xverse_runtime.generation import Generation, Prefill
 from xverse_runtime.kv_cache import KVCache, KVPool
 from xverse_runtime.loading import load_weights, published_name
 from xverse_runtime.model import Decoder
 from xverse_runtime.model_dir import ModelDirectory
+from xverse_runtime.offload.offloaded_experts import ExpertOffload
+from xverse_runtime.offload.pieces import GraphRecorder
+from xverse_runtime.offload.piecewise_step import PiecewiseStep
 from xverse_runtime.offload.recorder import RoutingRecorder
+from xverse_runtime.offload.setup import ModelPlan, build_offload
+from xverse_runtime.offload.statistics import OffloadStatistics
+from xverse_runtime.offload.transfer import CudaQueues
+from xverse_runtime.prediction import Prediction
 from xverse_runtime.reply import Reply
 from xverse_runtime.rope import RotaryTable
 from xverse_runtime.sampling import check_params
@@ -68,6 +76,8 @@ class Engine:
         loop: DecodeLoop | None = None,
         use_graphs: bool = True,
         use_lookup: bool = False,
+        offload: ExpertOffload | None = None,
+        plan: ModelPlan | None = None,
         on_adjustment: AdjustmentCallback = lambda _code, _facts: None,
     ) -> None:
         self._decoder = decoder
@@ -76,6 +86,8 @@ class Engine:
         self._loop = loop
         self._use_graphs = use_graphs
         self._use_lookup = use_lookup
+        self._offload = offload
+        self._plan = plan
         self._on_adjustment = on_adjustment
         self._prefill = prefill
         self._running: Generator[GenerationChunk, None, None] | None = None
@@ -116,42 +128,46 @@ class Engine:
         model = ModelConfig.from_dir(directory)
         wished_context = _context_length(model, config)
         text = load_text_parts(directory, model, config, model_name)
-        device, device_reason = choose_device(directory, model, config, wished_context)
-        context_length = fitting_context(directory, model, config, wished_context, device)
-        if context_length < wished_context:
-            facts = {"wished": wished_context, "context_length": context_length}
-            on_adjustment("memory.smaller_context", facts)
-        try:
+        fit = fit_model(directory, model, config, wished_context)
+
+        def load_on(fit: Fit) -> Engine:
+            if fit.context_length < wished_context:
+                facts = {"wished": wished_context, "context_length": fit.context_length}
+                on_adjustment("memory.smaller_context", facts)
             return cls._load_on(
-                device,
-                device_reason,
+                fit,
                 directory,
                 model,
                 config,
-                context_length,
                 text,
                 model_name=model_name,
                 progress=progress or _ignore,
                 on_adjustment=on_adjustment,
             )
+
+        try:
+            return load_on(fit)
         except torch.OutOfMemoryError as error:
-            raise out_of_memory(device, error) from None
+            if fit.offload is None or config.device != "auto":
+                raise out_of_memory(fit.device, error) from None
+            reason = str(error).split(". ")[0]
+        on_adjustment("offload.failed", {"reason": reason})
+        return load_on(Fit(torch.device("cpu"), reason, wished_context))
 
     @classmethod
     def _load_on(
         cls,
-        device: torch.device,
-        device_reason: str,
+        fit: Fit,
         directory: ModelDirectory,
         model: ModelConfig,
         config: EngineConfig,
-        context_length: int,
         text: TextParts,
         *,
         model_name: str | None,
         progress: ProgressCallback,
         on_adjustment: AdjustmentCallback,
     ) -> Engine:
+        device, context_length = fit.device, fit.context_length
         packed = is_store(directory)
         kernels = select_kernels(config, model, device, packed=packed)
         kernels_note = described(kernels, config, packed=packed)
@@ -164,12 +180,32 @@ class Engine:
             context_length,
             progress,
             kernels=kernels.name,
+            offload=fit.offload is not None,
         )
         threads = set_threads(config.threads, loaded.nbytes, device, kernels)
         rotary = RotaryTable(model, context_length, device)
         chunk = GPU_PREFILL_CHUNK if on_gpu else CPU_PREFILL_CHUNK
-        decoder = Decoder(model, loaded.weights, kernels, rotary)
         pool = KVPool(model, context_length, loaded.cache_dtype, device)
+        offload = None
+        if fit.offload is not None:
+            chunk = fit.offload.placement.prefill_chunk
+            offload = build_offload(
+                loaded.weights,
+                model,
+                fit.offload,
+                CudaQueues(device),
+                kernels,
+                threads=config.threads,
+                progress=progress,
+                on_adjustment=on_adjustment,
+            )
+        runners = None if offload is None else offload.runners
+        decoder = Decoder(model, loaded.weights, kernels, rotary, runners)
+
+        step = None
+        if offload is not None:
+            recorder = GraphRecorder(device) if config.cuda_graph and on_gpu else None
+            step = PiecewiseStep(decoder, offload, recorder)
 
         def told_chunk(size: int) -> None:
             on_adjustment("memory.smaller_chunk", {"tokens": size})
@@ -178,8 +214,12 @@ class Engine:
             decoder,
             KVCache(pool),
             text,
-            loop=decode_loop(decoder, pool, use_graphs=config.cuda_graph) if on_gpu else None,
+            loop=decode_loop(decoder, pool, use_graphs=config.cuda_graph, offloaded=step)
+            if on_gpu
+            else None,
             use_graphs=config.cuda_graph,
+            offload=offload,
+            plan=fit.plan,
             use_lookup=config.lookup and kernels.exact_splits,
             on_adjustment=on_adjustment,
             model_name=model_name or model.source_name or published_name(directory),
@@ -188,7 +228,7 @@ class Engine:
             bytes_per_token=loaded.bytes_per_token,
             prefill=Prefill(decoder, config.prefill_chunk or chunk, told_chunk),
             notes=(
-                f"device: {device} ({device_reason})",
+                f"device: {device} ({fit.reason})",
                 f"precision: {loaded.parts}",
                 f"kernels: {kernels_note}, {threads} CPU thread{'s' if threads > 1 else ''}",
                 f"context: {context_length} tokens, KV cache {loaded.cache_bytes / 2**20:.1f} MiB",
@@ -198,6 +238,15 @@ class Engine:
     @property
     def context_length(self) -> int:
         return self._cache.capacity
+
+    @property
+    def offload_statistics(self) -> OffloadStatistics | None:
+        """What expert offload did so far, where some experts are not on the GPU. A copy."""
+        return None if self._offload is None else replace(self._offload.statistics)
+
+    def forecast(self, tokens: int) -> Prediction | None:
+        """See `TextGenerator`."""
+        return None if self._plan is None else self._plan.forecast(tokens)
 
     @property
     def default_sampling(self) -> SamplingParams:
@@ -323,7 +372,7 @@ class Engine:
             self._cache.pool.keys[0].dtype,
             replies,
             min(sequences, len(replies)),
-            use_graphs=self._use_graphs,
+            use_graphs=self._use_graphs and self._offload is None,
             on_adjustment=self._on_adjustment,
         )
         for reply in replies:

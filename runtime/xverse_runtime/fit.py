@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
 import torch
 
 from xverse_kernels.backend import (
@@ -20,36 +23,117 @@ from xverse_runtime.config import (
     ModelConfig,
 )
 from xverse_runtime.device import GPU_WORKSPACE_BYTES, free_gpu_bytes, select_device
-from xverse_runtime.errors import DeviceError
+from xverse_runtime.errors import DeviceError, XverseError
 from xverse_runtime.kv_cache import KVPool
 from xverse_runtime.loading import weight_bytes
+from xverse_runtime.memory_plan import Wishes, plan_memory
 from xverse_runtime.model_dir import ModelDirectory
-from xverse_runtime.store.manifest import is_store
+from xverse_runtime.offload.machine import GIB
+from xverse_runtime.offload.measure import measure_machine
+from xverse_runtime.offload.setup import ModelPlan
+from xverse_runtime.store.manifest import Manifest, is_store
 
 
-def choose_device(
-    directory: ModelDirectory, model: ModelConfig, config: EngineConfig, context_length: int
-) -> tuple[torch.device, str]:
-    """The device and the reason; `auto` takes a GPU only if the model fits and can run there.
+@dataclass(frozen=True)
+class Fit:
+    """Where a model is computed, why there, with which context, and the plan if one was made."""
+
+    device: torch.device
+    reason: str
+    context_length: int
+    plan: ModelPlan | None = None
+
+    @property
+    def offload(self) -> ModelPlan | None:
+        """The plan, where the GPU holds only some of the experts."""
+        return self.plan if self.plan is not None and self.plan.placement.offloads else None
+
+
+def fit_model(
+    directory: ModelDirectory, model: ModelConfig, config: EngineConfig, wished: int
+) -> Fit:
+    """`find_place`, with a plan to compare with if one is wished for."""
+    fit = find_place(directory, model, config, wished)
+    if not (config.forecast and fit.plan is None and is_store(directory)):
+        return fit
+    wishes = _wishes(Manifest.read(directory), config)
+    wishes = replace(wishes, device=fit.device.type, context=fit.context_length)
+    machine = measure_machine(fit.device)
+    with suppress(XverseError):  # it runs nevertheless
+        placement = plan_memory(model, machine, wishes).placement
+        if not placement.offloads:
+            return replace(fit, plan=ModelPlan(placement, machine))
+    return fit
+
+
+def find_place(
+    directory: ModelDirectory, model: ModelConfig, config: EngineConfig, wished: int
+) -> Fit:
+    """Find the place for a model: whole on a GPU, else with some of its experts there, else on
+    the CPU. An explicit wish for a device is met or refused.
+
+    Args:
+        directory: where it is.
+        model: its configuration.
+        config: what was asked for.
+        wished: context, in tokens.
 
     Raises:
         UsageError: ``device.unknown``.
         DeviceError: ``device.unavailable``.
+        ResourceError: ``plan.impossible`` or ``plan.no_room``, for a GPU that was asked for.
     """
     device, reason = select_device(config.device)
-    if config.device != "auto" or device.type == "cpu":
-        return device, reason
+    if device.type == "cpu":
+        return Fit(device, reason, wished)
     unpacked = why_not_triton(device) or _why_not_blocks(config, model)
-    if is_store(directory) and unpacked is not None:
-        return torch.device("cpu"), f"packed weights need the Triton kernels on a GPU: {unpacked}"
-    least = context_length if config.context_length else min(context_length, SMALLEST_CONTEXT)
+    if config.device == "auto" and is_store(directory) and unpacked is not None:
+        reason = f"packed weights need the Triton kernels on a GPU: {unpacked}"
+        return Fit(torch.device("cpu"), reason, wished)
+    least = wished if config.context_length else min(wished, SMALLEST_CONTEXT)
     needed = _needed_bytes(directory, model, config, least)
+    free = _usable_gpu_bytes(device, config)
+    if needed <= free:
+        return Fit(device, reason, fitting_context(directory, model, config, wished, device))
+    sizes = f"the model needs {needed / GIB:.1f} GiB, the GPU has {free / GIB:.1f} GiB free"
+    if is_store(directory) and model.is_moe and unpacked is None:
+        plan = plan_offload(model, Manifest.read(directory), config, device)
+        placement = plan.placement
+        if placement.device == "cuda":
+            slots = f"{placement.slots_per_layer:.1f} of {model.num_experts} experts a layer there"
+            return Fit(device, f"{sizes}: {slots}", placement.context, plan)
+        sizes += ", and the CPU alone is faster"
+    if config.device == "auto":
+        return Fit(torch.device("cpu"), sizes, wished)
+    return Fit(device, reason, fitting_context(directory, model, config, wished, device))
+
+
+def plan_offload(
+    model: ModelConfig, manifest: Manifest, config: EngineConfig, device: torch.device
+) -> ModelPlan:
+    """What the memory plan makes of a store on this machine, which is measured for it.
+
+    Raises:
+        ResourceError: ``plan.impossible`` or ``plan.no_room``.
+    """
+    machine = measure_machine(device)
+    plan = plan_memory(model, machine, _wishes(manifest, config))
+    return ModelPlan(plan.placement, machine)
+
+
+def _wishes(manifest: Manifest, config: EngineConfig) -> Wishes:
+    return Wishes(
+        device=config.device,
+        precision=manifest.precision.experts,
+        context=config.context_length,
+        gpu_memory=config.gpu_memory,
+        cpu_memory=config.cpu_memory,
+    )
+
+
+def _usable_gpu_bytes(device: torch.device, config: EngineConfig) -> int:
     free = free_gpu_bytes(device)
-    if needed > free:
-        gib = 2**30
-        sizes = f"the model needs {needed / gib:.1f} GiB, the GPU has {free / gib:.1f} GiB free"
-        return torch.device("cpu"), sizes
-    return device, reason
+    return free if config.gpu_memory is None else min(free, config.gpu_memory)
 
 
 def fitting_context(
@@ -62,7 +146,7 @@ def fitting_context(
     """The context that fits on a GPU beside the weights; one that was asked for stays."""
     if device.type == "cpu" or config.context_length is not None:
         return wished
-    free = free_gpu_bytes(device)
+    free = _usable_gpu_bytes(device, config)
     room = free - _needed_bytes(directory, model, config, 0)
     fits = room // KVPool.bytes_needed(model, 1, _cache_dtype(config))
     return min(wished, max(SMALLEST_CONTEXT, fits // CONTEXT_STEP * CONTEXT_STEP))

@@ -61,6 +61,7 @@ def load_weights(
     progress: ProgressCallback,
     *,
     kernels: str = "reference",
+    offload: bool = False,
 ) -> LoadedWeights:
     """Load what `directory` holds.
 
@@ -73,13 +74,17 @@ def load_weights(
         context_length: for the size of the KV cache.
         progress: told the bytes of weights loaded.
         kernels: name of the backend, which decides on the form of the weights.
+        offload: leave a store's experts and embedding mapped, for a GPU that cannot hold all.
 
     Raises:
         UsageError: ``precision.needs_conversion``, ``precision.other_store`` or
             ``precision.unsupported``.
     """
-    load = _load_store if is_store(directory) else _load_checkpoint
-    return load(directory, config, precision, device, context_length, progress, kernels)
+    if is_store(directory):
+        return _load_store(
+            directory, config, precision, device, context_length, progress, kernels, offload
+        )
+    return _load_checkpoint(directory, config, precision, device, context_length, progress, kernels)
 
 
 def _load_checkpoint(
@@ -126,6 +131,7 @@ def _load_store(
     context_length: int,
     progress: ProgressCallback,
     kernels: str,
+    offload: bool,
 ) -> LoadedWeights:
     manifest = Manifest.read(directory)
     made = manifest.precision.experts
@@ -144,7 +150,8 @@ def _load_store(
         cache_dtype = torch.float32 if dtype == torch.float32 else torch.bfloat16
         dtype, dtype_name = torch.float32, "fp32 with int8 products"
     cache_bytes = KVPool.bytes_needed(config, context_length, cache_dtype)
-    check_memory([], cache_bytes + (total if blocks else 0), dtype, device)
+    if not offload:  # the plan has seen to it
+        check_memory([], cache_bytes + (total if blocks else 0), dtype, device)
     weights = open_store(directory, config, manifest, dtype, as_stored=host)
     if blocks:
         done = 0
@@ -154,8 +161,9 @@ def _load_store(
             done = min(done + count, total)
             progress(LoadProgress(done, total))
 
-        weights = place_weights(weights, BF16, dtype, device, tell)
-    progress(LoadProgress(total, total))
+        weights = place_weights(weights, BF16, dtype, device, tell, offload=offload)
+    if not offload:  # then the experts are still to come
+        progress(LoadProgress(total, total))
     parts = manifest.precision
     words = f"experts {made}, attention {parts.attention}, head {parts.head}, maths {dtype_name}"
     per_token = bytes_per_token(config, parts)

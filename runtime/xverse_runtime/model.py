@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from xverse_kernels.backend import KernelBackend
-from xverse_kernels.types import Norm, Projection
+from xverse_kernels.types import Norm, Projection, RoutedTokens
 from xverse_runtime.attention import Attend, Attention
 from xverse_runtime.config import ModelConfig
 from xverse_runtime.kv_cache import KVCache, KVPool
-from xverse_runtime.moe import MixtureOfExperts, RouterObserver
+from xverse_runtime.moe import ExpertRunner, MixtureOfExperts, RouterObserver
 from xverse_runtime.rope import RotaryTable
 from xverse_runtime.weights import DenseWeights, LayerWeights, ModelWeights, MoeWeights
 
@@ -24,7 +24,12 @@ class DecoderLayer:
     """Pre-norm attention and MLP, each added to the residual stream."""
 
     def __init__(
-        self, config: ModelConfig, number: int, weights: LayerWeights, kernels: KernelBackend
+        self,
+        config: ModelConfig,
+        number: int,
+        weights: LayerWeights,
+        kernels: KernelBackend,
+        offloaded: ExpertRunner | None = None,
     ) -> None:
         eps = config.rms_norm_eps
         self._kernels = kernels
@@ -34,7 +39,7 @@ class DecoderLayer:
         self._mlp_norm = Norm(weights.post_attention_norm, eps)
         self._mlp = weights.mlp
         self._moe = (
-            MixtureOfExperts(config, number, self._mlp_norm, weights.mlp, kernels)
+            MixtureOfExperts(config, number, self._mlp_norm, weights.mlp, kernels, offloaded)
             if isinstance(weights.mlp, MoeWeights)
             else None
         )
@@ -55,6 +60,13 @@ class DecoderLayer:
         assert isinstance(self._mlp, DenseWeights)
         return self._kernels.mlp(x, self._mlp_norm, self._mlp.mlp, x, between)
 
+    def until_experts(self, x: Tensor, attend: Attend) -> tuple[Tensor, RoutedTokens]:
+        """The first half of a layer with experts: residual stream to residual stream, and where its
+        tokens go."""
+        assert self._moe is not None
+        x = self._attention(x, attend)
+        return x, self._moe.route(x)
+
 
 class Decoder:
     """Token ids in, logits out."""
@@ -65,7 +77,9 @@ class Decoder:
         weights: ModelWeights,
         kernels: KernelBackend,
         rotary: RotaryTable,
+        offloaded: Sequence[ExpertRunner] | None = None,
     ) -> None:
+        """``offloaded``: for each layer what computes its experts, where the device has not all."""
         self.config = config
         self._weights = weights
         self._kernels = kernels
@@ -73,8 +87,8 @@ class Decoder:
         self.observer: RouterObserver | None = None  # of every `forward` that has none of its own
         self._final_norm = Norm(weights.norm, config.rms_norm_eps)
         self._head_weight = (Projection(weights.head),)
-        self._layers = [
-            DecoderLayer(config, number, layer, kernels)
+        self.layers = [
+            DecoderLayer(config, number, layer, kernels, offloaded[number] if offloaded else None)
             for number, layer in enumerate(weights.layers)
         ]
 
@@ -120,12 +134,12 @@ class Decoder:
             return self._kernels.attend_span(qkv, self._rotary, keys, values, cache.sequence, past)
 
         ids = torch.tensor(tokens, dtype=torch.int64, device=self._weights.embedding.device)
-        x = self._embed(ids)
-        for layer in self._layers:
+        x = self.embed(ids)
+        for layer in self.layers:
             if between is not None:
                 between()
             x = layer(x, attend, between, observer)
-        logits = self._head(x[logits_for], between)
+        logits = self.head(x[logits_for], between)
         cache.commit(tokens)
         return logits
 
@@ -146,24 +160,35 @@ class Decoder:
             fp32 logits [T, vocab].
         """
 
+        attend = self.attend_each(pool, sequences, positions, longest)
+        x = self.embed(ids)
+        for layer in self.layers:
+            x = layer(x, attend)
+        return self.head(x)
+
+    def attend_each(
+        self, pool: KVPool, sequences: Tensor, positions: Tensor, longest: int
+    ) -> Attend:
+        """How the newest tokens of `step` meet the cache."""
+
         def attend(qkv: Tensor, layer: int) -> Tensor:
             keys, values = pool.keys[layer], pool.values[layer]
             return self._kernels.attend_each(
                 qkv, self._rotary, keys, values, sequences, positions, longest
             )
 
-        x = self._embed(ids)
-        for layer in self._layers:
-            x = layer(x, attend)
-        return self._head(x)
+        return attend
 
-    def _embed(self, ids: Tensor) -> Tensor:
+    def embed(self, ids: Tensor) -> Tensor:
+        """int64 [T] to the residual stream [T, H]."""
         norm = self._weights.norm
         # Sums of many layers can leave the range of fp16, so the residual stream is fp32 there.
         dtype = torch.float32 if norm.dtype == torch.float16 else norm.dtype
-        return F.embedding(ids, self._weights.embedding).to(norm.device, dtype)
+        embedding = self._weights.embedding  # may have stayed on the host
+        return F.embedding(ids.to(embedding.device), embedding).to(norm.device, dtype)
 
-    def _head(self, x: Tensor, between: Checkpoint | None = None) -> Tensor:
+    def head(self, x: Tensor, between: Checkpoint | None = None) -> Tensor:
+        """Residual stream [T, H] to fp32 logits [T, vocab]."""
         return self._kernels.linear(
             x.contiguous(),
             self._head_weight,

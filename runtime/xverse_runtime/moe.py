@@ -7,11 +7,13 @@ from collections.abc import Callable
 from torch import Tensor
 
 from xverse_kernels.backend import KernelBackend
-from xverse_kernels.types import Norm
+from xverse_kernels.types import Norm, RoutedTokens
 from xverse_runtime.config import ModelConfig
 from xverse_runtime.weights import MoeWeights
 
 RouterObserver = Callable[[int, Tensor], None]
+# Routed tokens, the residual stream, and what to call where the computation may be broken off.
+ExpertRunner = Callable[[RoutedTokens, Tensor, Callable[[], None] | None], Tensor]
 
 
 class MixtureOfExperts:
@@ -24,7 +26,10 @@ class MixtureOfExperts:
         norm: Norm,
         weights: MoeWeights,
         kernels: KernelBackend,
+        offloaded: ExpertRunner | None = None,
     ) -> None:
+        """``offloaded`` computes the experts if not all of them are on the device."""
+        self._offloaded = offloaded
         self._layer = layer
         self._top_k = config.top_k
         self._shared = config.num_shared_experts
@@ -45,7 +50,13 @@ class MixtureOfExperts:
             between_experts: called before each expert; may raise.
             observer: told the layer and its router logits [T, E] fp32.
         """
-        routed = self._kernels.route(x, self._norm, self._weights.router, self._top_k, self._shared)
+        routed = self.route(x)
         if observer is not None:
             observer(self._layer, routed.logits)
+        if self._offloaded is not None:
+            return self._offloaded(routed, x, between_experts)
         return self._kernels.experts(routed, self._weights.experts, x, between_experts)
+
+    def route(self, x: Tensor) -> RoutedTokens:
+        """Choose experts for the residual stream [T, H]."""
+        return self._kernels.route(x, self._norm, self._weights.router, self._top_k, self._shared)

@@ -25,6 +25,8 @@ def place_weights(
     dtype: torch.dtype,
     device: torch.device,
     on_loaded: Callable[[int], None] = lambda _bytes: None,
+    *,
+    offload: bool = False,
 ) -> ModelWeights:
     """Copy weights to a device: matrices side by side in one, experts as blocks.
 
@@ -34,22 +36,28 @@ def place_weights(
         dtype: of the activations.
         device: where to.
         on_loaded: told the bytes copied.
+        offload: leave the embedding and the experts of mixtures where they are.
     """
-    placer = _Placer(Uploader(device, on_loaded), form, dtype)
+    placer = _Placer(Uploader(device, on_loaded), form, dtype, offload)
     placed = placer.model(weights)
     placer.uploader.finish()
     return placed
 
 
 class _Placer:
-    def __init__(self, uploader: Uploader, form: WeightFormat, dtype: torch.dtype) -> None:
+    def __init__(
+        self, uploader: Uploader, form: WeightFormat, dtype: torch.dtype, offload: bool
+    ) -> None:
         self.uploader = uploader
+        self._offload = offload
         self._form = form
         self._dtype = dtype
 
     def model(self, weights: ModelWeights) -> ModelWeights:
-        embedding = self.uploader.to_device(weights.embedding, self._dtype)
         tied = weights.head is weights.embedding
+        embedding = weights.embedding
+        if tied or not self._offload:
+            embedding = self.uploader.to_device(embedding, self._dtype)
         return ModelWeights(
             embedding=embedding,
             layers=tuple(self._layer(layer) for layer in weights.layers),
@@ -61,7 +69,8 @@ class _Placer:
         mlp: DenseWeights | MoeWeights
         if isinstance(layer.mlp, MoeWeights):
             router = self.uploader.to_device(layer.mlp.router)
-            mlp = MoeWeights(router, self._experts(layer.mlp.experts))
+            experts = layer.mlp.experts
+            mlp = MoeWeights(router, experts if self._offload else self._experts(experts))
         else:
             mlp = DenseWeights(self._experts(layer.mlp.mlp))
         return LayerWeights(

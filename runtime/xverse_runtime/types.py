@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 if TYPE_CHECKING:  # the command line's help must not wait for torch
     from torch import Tensor
 
+    from xverse_runtime.offload.statistics import OffloadStatistics
+    from xverse_runtime.prediction import Prediction
+
 FinishReason = Literal["stop", "length", "interrupted"]
 Role = Literal["system", "user", "assistant"]
 
@@ -184,6 +187,14 @@ class TextGenerator(Protocol):
     @property
     def notes(self) -> tuple[str, ...]:
         """Technical remarks for ``-v``: device, precision, kernel backend and why."""
+
+    @property
+    def offload_statistics(self) -> OffloadStatistics | None:
+        """What was done so far with experts that the GPU cannot hold, where there are any."""
+
+    def forecast(self, tokens: int) -> Prediction | None:
+        """What was predicted of this model on this machine with a context of so many tokens, where
+        a plan was made."""
 
     def encode_prompt(self, text: str) -> list[int]:
         """Ids of a raw prompt; special tokens written in the text are special tokens."""

@@ -81,7 +81,7 @@ def cli(tmp_path: Path) -> Cli:
         engine = engine or FakeEngine()
         seen: list[Settings] = []
 
-        def load(found: object, settings: Settings, progress: object, _warn: object) -> FakeEngine:
+        def load(found: object, settings: Settings, *_: object) -> FakeEngine:
             seen.append(settings)
             return engine
 

@@ -49,6 +49,13 @@ class FakeEngine:
     params: list[SamplingParams] = field(default_factory=list)
 
     @property
+    def offload_statistics(self) -> None:
+        return None
+
+    def forecast(self, tokens: int) -> None:
+        return None
+
+    @property
     def template_choice(self) -> TemplateChoice:
         return TemplateChoice(self.template, "template.chat_name", self.model_name)
 

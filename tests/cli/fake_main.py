@@ -28,7 +28,7 @@ def main() -> int:
     broken = script.pop("break", None)
     script["fail"] = [GenerationError(code, step=3) for code in script.get("fail", [])]
 
-    def load(model: object, settings: object, progress: Any, _warn: object) -> TextGenerator:
+    def load(model: object, settings: object, progress: Any, *_: object) -> TextGenerator:
         progress(LoadProgress(50, 100))
         if broken:
             raise {"KeyError": KeyError, "MemoryError": MemoryError}[broken]("scripted")

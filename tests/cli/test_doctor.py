@@ -53,17 +53,15 @@ def test_a_described_gpu_before_any_download(cli: Cli, cache: Path) -> None:
         "int8",
         "int4",
     ]
-    # What is planned for the GPU is a forecast; the advice is what runs with this version.
-    assert "forecasts" in shown
-    assert "Recommended today: int4, all on the CPU, " in shown
-    assert f"\n  xverse pull {DEFAULT_MODEL} --precision int4 --delete-source\n" in shown
+    assert "Recommended: int8, 7.9 of 64 experts a layer on the GPU, " in shown
+    assert f"\n  xverse pull {DEFAULT_MODEL} --precision int8 --delete-source\n" in shown
     assert "Kernels" not in shown  # those are this machine's
 
 
 def test_a_gpu_that_holds_the_model_is_recommended_as_it_is(cli: Cli, cache: Path) -> None:
     arguments = ("--model", DEFAULT_MODEL, "--gpu", "4090", "--precision", "int4")
     shown = cli("doctor", *arguments).stdout.decode()
-    assert "Recommended today: int4, all on the GPU, " in shown
+    assert "Recommended: int4, all on the GPU, " in shown
     told = cli("doctor", *arguments, "--json").json
     assert (told["chosen"], told["plans"]["int4"]["experts_resident"]) == ("int4", True)
 
@@ -148,7 +146,9 @@ def test_what_cannot_run_is_told_with_the_nearest_plan(cli: Cli, tmp_path: Path)
     assert result.code == 5
     assert result.stdout.decode().count("does not fit") == 3
     assert "precision auto and device cuda does not fit" in result.stderr
-    assert "The nearest that fits: --device cpu --precision int4 --context 8192" in result.stderr
+    assert "The nearest that fits: --device cuda --precision int4 --context 2048" in result.stderr
+    capped = cli(*arguments[:3], "--gpu", "4060", "--gpu-memory", "2.6GiB", "--device", "cuda")
+    assert "does not fit" in capped.stdout.decode()
     refusal = json.loads(cli(*arguments, "--context", "8192", "--json").stdout)["refusal"]
     assert refusal["code"] == "plan.impossible"
 

@@ -54,6 +54,8 @@ VALUES: dict[str, tuple[str, Any]] = {
     "backend": ("reference", "reference"),
     "cuda_graph": ("false", False),
     "lookup": ("false", False),
+    "gpu_memory": ("6GiB", 6 * 2**30),
+    "cpu_memory": ("1.5 GB", 1_500_000_000),
     "system": ("简短。", "简短。"),
     "temperature": ("0.25", 0.25),
     "top_k": ("0", 0),
@@ -68,7 +70,7 @@ VALUES: dict[str, tuple[str, Any]] = {
 @pytest.mark.parametrize("key", SETTINGS)
 def test_every_setting_from_every_layer(key: str, tmp_path: Path) -> None:
     written, value = VALUES[key]
-    quoted = f'"{written}"' if isinstance(value, str) else written
+    quoted = written if written.replace(".", "").isdigit() or written == "false" else f'"{written}"'
     environ = write_config(tmp_path, f"{key} = {quoted}\n")
     assert getattr(load_settings({}, environ), key) == value
     assert getattr(load_settings({}, {variable(key): written}), key) == value
@@ -79,6 +81,30 @@ def test_a_switch_takes_on_and_off_alone() -> None:
     for word, value in (("on", True), ("OFF", False), ("1", True), ("no", False)):
         assert load_settings({}, {"XVERSE_CUDA_GRAPH": word}).cuda_graph is value
     assert "one of on, off" in failure({}, {"XVERSE_CUDA_GRAPH": "offf"})
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ("6GiB", 6 * 2**30),
+        ("6g", 6 * 2**30),
+        ("6 GB", 6_000_000_000),
+        ("512m", 2**29),
+        ("0.5GiB", 2**29),
+        ("7340032", 7340032),
+        ("1 TiB", 2**40),
+        ("64kib", 2**16),
+    ],
+)
+def test_amounts_of_memory(written: str, value: int) -> None:
+    assert load_settings({}, {"XVERSE_GPU_MEMORY": written}).gpu_memory == value
+
+
+@pytest.mark.parametrize(
+    "written", ["much", "-1", "0", "6 apples", "6GiGB", "1e9", "9" * 30, "GiB"]
+)
+def test_what_is_no_amount_of_memory(written: str) -> None:
+    assert "6GiB" in failure({}, {"XVERSE_GPU_MEMORY": written})
 
 
 def test_every_backend_can_be_chosen() -> None:

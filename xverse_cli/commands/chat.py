@@ -42,6 +42,8 @@ def chat(
     backend: options.Backend = None,
     cuda_graph: options.CudaGraph = None,
     lookup: options.Lookup = None,
+    gpu_memory: options.GpuMemory = None,
+    cpu_memory: options.CpuMemory = None,
     verbose: options.Verbose = 0,
     quiet: options.Quiet = False,
 ) -> Job:

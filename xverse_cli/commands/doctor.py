@@ -53,6 +53,8 @@ def doctor(
     device: options.Device = None,
     precision: options.Precision = None,
     context: options.Context = None,
+    gpu_memory: options.GpuMemory = None,
+    cpu_memory: options.CpuMemory = None,
     as_json: options.Json = False,
     verbose: options.Verbose = 0,
     quiet: options.Quiet = False,
@@ -102,18 +104,22 @@ def _diagnose(settings: "Settings", gpu: str | None) -> Diagnosis:
         facts, machine = None, find_machine(gpu)
     only = store_precision_of(found)
     precision = only if only and settings.precision == "auto" else settings.precision
-    wishes = Wishes(device=settings.device, precision=precision, context=settings.context)
+    wishes = Wishes(
+        device=settings.device,
+        precision=precision,
+        context=settings.context,
+        gpu_memory=settings.gpu_memory,
+        cpu_memory=settings.cpu_memory,
+    )
     chosen, refusal = None, None
-    try:  # offload is planned and not built: what is recommended runs today
-        chosen = plan_memory(config, machine, replace(wishes, offload=False))
+    try:
+        chosen = plan_memory(config, machine, wishes)
     except ResourceError as error:
         refusal = error
     every = replace(wishes, precision=only or "auto")
     plans = plans_by_precision(config, machine, every)
     here = facts is not None
     notes = system_notes(chosen, machine.host_total) if here else []
-    if any(plan is not None and plan.placement.offloads for plan in plans.values()):
-        notes.append(text("doctor.offload_later"))
     command = None
     if chosen is not None:
         command = next_command(settings.model, chosen, here=here, context=settings.context)

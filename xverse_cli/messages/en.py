@@ -27,6 +27,7 @@ TEXTS: dict[str, str] = {
     "expected.integer_from": "a whole number of at least {minimum}",
     "expected.integer_from_to": "a whole number from {minimum} to {maximum}",
     "expected.choice": "one of {choices}",
+    "expected.bytes": "an amount of memory, for example 6GiB",
     "expected.text": "a text of at least one character",
     "settings.no_such_file": "no such file",
     "settings.misspelt": "{name} is not a setting; did you mean {nearest}?",
@@ -63,6 +64,9 @@ TEXTS: dict[str, str] = {
     "help.cuda_graph": "Replay decoding steps as CUDA graphs (on); off helps to find faults.",
     "help.lookup": "Compute several tokens at once where a text repeats itself (on);"
     " what is written stays the same.",
+    "help.gpu_memory": "Most memory to use of the GPU, for example 6GiB; experts beyond it stay in"
+    " main memory.",
+    "help.cpu_memory": "Most main memory to use for experts that the GPU cannot hold.",
     "help.system": "A system message that stands before the conversation.",
     "help.temperature": "Randomness; 0 always takes the likeliest token.",
     "help.top_k": "Choose among this many of the likeliest tokens; 0 is all.",
@@ -242,6 +246,19 @@ TEXTS: dict[str, str] = {
     "memory.fewer_sequences": (
         "The GPU's memory is short: {sequences} replies at a time instead of more."
     ),
+    "offload.fewer_slots": (
+        "The GPU's memory got short: it holds {slots} experts instead of {wished}."
+    ),
+    "offload.less_pinned": (
+        "The system pins the experts of {pinned} of {layers} layers; the CPU computes the misses of"
+        " the others."
+    ),
+    "offload.failed": (
+        "Experts could not be divided between GPU and CPU ({reason}); the CPU computes everything."
+    ),
+    "offload.slow_disk": (
+        "Experts are being read from the disk; it gets faster as they come into memory."
+    ),
     "bench.making": "Making {path}; this is done once.",
     "bench.progress": "Making {shape}",
     "bench.round": "Round {number} of {rounds}",
@@ -256,6 +273,8 @@ TEXTS: dict[str, str] = {
     # Loading and generating.
     "load.progress": "Loading {model}",
     "load.done": "Loaded {model} in {seconds} s.",
+    "load.forecast": "predicted with a full context: {rate} tokens/s, first token of {prompt} after"
+    " {seconds} s",
     "template.chosen": "Chat template: {name} ({reason}).",
     "template.requested": "asked for with --chat-template",
     "template.tokenizer_config": "given by {source}",
@@ -267,6 +286,8 @@ TEXTS: dict[str, str] = {
     "statistics.line": "{tokens} tokens, {rate} tokens/s · first after {ttft} s"
     " · prompt {prompt} tokens, {cached} cached",
     "statistics.lookup": " · {accepted} of {proposed} proposed tokens right",
+    "statistics.forecast": "predicted {predicted}, measured {measured} tokens/s",
+    "statistics.hit_rate": "; hit rate predicted {predicted}, measured {measured}",
     "reply.length": "The reply was ended after {tokens} tokens; --max-tokens allows more.",
     "reply.truncated": "The reply was cut off: the context of {context_length} tokens is full.",
     # The chat.

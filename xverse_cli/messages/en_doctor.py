@@ -44,9 +44,7 @@ DOCTOR_TEXTS: dict[str, str] = {
     "doctor.on_cpu": "all on the CPU",
     "doctor.in_slots": "{slots} of {experts} experts a layer on the GPU",
     "doctor.no_room": "does not fit",
-    "doctor.offload_later": "Plans with a part of the experts on the GPU are forecasts: this"
-    " version runs a model whole on the GPU, or on the processor.",
-    "doctor.recommended": "Recommended today: {precision}, {place}, {rate} tokens/s predicted",
+    "doctor.recommended": "Recommended: {precision}, {place}, {rate} tokens/s predicted",
     "doctor.windows": "On Windows, torch from PyPI has no CUDA: everything runs on the processor."
     " For an NVIDIA GPU use WSL2, which takes half of the memory unless told otherwise; the weights"
     " need {store_bytes} of it.",

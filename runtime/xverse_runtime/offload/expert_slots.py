@@ -63,6 +63,10 @@ class ExpertSlots:
         """A layer begins: what the one before used is no longer protected."""
         self._in_use.clear()
 
+    def protect(self, keys: Iterable[Key]) -> None:
+        """These may not leave until the next layer is entered, like those that are used."""
+        self._in_use.update(keys)
+
     def use(
         self, layer: int, experts: Sequence[int], probabilities: Sequence[float] | None = None
     ) -> list[Key]:

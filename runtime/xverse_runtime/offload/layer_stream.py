@@ -1,0 +1,121 @@
+"""Whole layers through the staging halves, for prompts: while the experts of one group compute, the
+next group's cross the link."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from xverse_runtime.offload.expert_cache import ExpertCache
+from xverse_runtime.offload.policy import Key
+from xverse_runtime.offload.transfer import Upload
+
+
+class Group(NamedTuple):
+    """Some experts of a layer, all of them on the device once ``upload`` is done."""
+
+    layer: int
+    number: int
+    rows: dict[int, int]  # expert: row of the pool
+    passing: dict[int, int]  # of these, the ones that are only in a staging half
+    upload: Upload | None  # None where all of them have slots
+
+
+class LayerStream:
+    """Experts in groups of fixed numbers, whatever is cached: so sums come in the same order.
+
+    What is resident must stay so until it was computed: nothing may be uploaded to slots between
+    `take` of a layer's first group and `release` of its last, except over experts that are not
+    `planned`.
+    """
+
+    def __init__(self, cache: ExpertCache) -> None:
+        self._cache = cache
+        experts, staged = cache.host.experts, cache.staged
+        self.groups = [
+            range(first, min(first + staged, experts)) for first in range(0, experts, staged)
+        ]
+        self._begun: deque[Group] = deque()
+        self._half = 0
+        self._filling: list[Tensor] = []  # host buffers of either half, for what is not pinned
+        self._last: list[Upload | None] = [None, None]
+        self.uploaded_bytes = 0
+
+    def take(self, layer: int, number: int) -> Group:
+        """The next group, whose computation may be asked for now: it waits for the upload.
+
+        Groups are taken in order; whoever begins anew with another forgets what was begun.
+        """
+        if not self._begun or self._begun[0][:2] != (layer, number):
+            self.forget()
+            self._begin(layer, number)
+            self._begin_after(self._begun[-1])
+        group = self._begun[0]
+        if group.upload is not None:
+            self._cache.device.compute_after(group.upload)
+        return group
+
+    def release(self) -> None:
+        """The computation of the group taken last has been asked for: its half may be filled
+        again, behind it."""
+        newest = self._begun[-1]
+        self._begun.popleft()
+        if len(self._begun) < 2:
+            self._begin_after(newest)
+
+    def forget(self) -> None:
+        """Drop what was begun, after it is over."""
+        for group in self._begun:
+            if group.upload is not None:
+                group.upload.wait()
+        self._begun.clear()
+
+    def planned(self) -> list[Key]:
+        """Experts that groups that were begun count on where they are now."""
+        return [(group.layer, expert) for group in self._begun for expert in group.rows]
+
+    def _begin_after(self, group: Group) -> None:
+        if group.number + 1 < len(self.groups):
+            self._begin(group.layer, group.number + 1)
+        elif group.layer + 1 < self._cache.host.layers:
+            self._begin(group.layer + 1, 0)
+
+    def _begin(self, layer: int, number: int) -> None:
+        cache, half = self._cache, self._half
+        table = cache.slots.table(layer)
+        experts = self.groups[number]
+        passing = {
+            expert: cache.staging_row(half, place)
+            for place, expert in enumerate(one for one in experts if table[one] < 0)
+        }
+        rows = {expert: passing.get(expert, table[expert]) for expert in experts}
+        upload = None
+        if passing:
+            blocks = [cache.host.block((layer, expert)) for expert in passing]
+            if not cache.host.is_pinned(layer):
+                blocks = self._fill(blocks, half)
+            upload = cache.device.upload(
+                cache.pool, list(zip(blocks, passing.values(), strict=True))
+            )
+            self._last[half] = upload
+            self._half = 1 - half
+            self.uploaded_bytes += upload.nbytes
+        self._begun.append(Group(layer, number, rows, passing, upload))
+
+    def _fill(self, blocks: list[Tensor], half: int) -> list[Tensor]:
+        """The blocks in a host buffer that uploads can read, once its last upload is over."""
+        if not self._filling:
+            size = self._cache.host.layout.block_bytes
+            self._filling = [
+                self._cache.device.host_buffer(self._cache.staged, size, dtype=torch.uint8)
+                for _ in range(2)
+            ]
+        last = self._last[half]
+        if last is not None:
+            last.wait()
+        for place, block in enumerate(blocks):
+            self._filling[half][place].copy_(block)
+        return list(self._filling[half][: len(blocks)])

@@ -1,0 +1,94 @@
+"""Parts of a decoded token as CUDA graphs, with the host's work between them.
+
+A step runs the same parts in the same order. The first one runs them as they are: that compiles
+kernels and sizes buffers. The second captures each part and replays it at once; from then on they are
+replayed. What a part returns stays in the memory that it was captured with, where the parts after it
+read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar, cast
+
+import torch
+
+T = TypeVar("T")
+
+
+class Recording(Protocol):
+    """A captured part."""
+
+    def replay(self) -> None:
+        """Ask for its computations once more."""
+
+
+class Recorder(Protocol):
+    """Captures computations instead of having them done."""
+
+    def record(self, work: Callable[[], T]) -> tuple[Recording, T]:
+        """Call ``work``, whose computations are kept, not done.
+
+        Raises:
+            RuntimeError: something in it cannot be captured; nothing was computed.
+        """
+
+
+class Pieces:
+    """The parts of one kind of step. Use `step` around each."""
+
+    def __init__(self, recorder: Recorder | None) -> None:
+        """Without a recorder, parts simply run."""
+        self._recorder = recorder
+        self._recorded: list[tuple[Recording, Any]] = []
+        self._steps = 0
+        self._next = 0
+
+    def begin(self) -> None:
+        """A step begins. If the one that was captured broke off, capture anew."""
+        if self._steps == 1:
+            self._recorded.clear()
+        self._next = 0
+
+    def end(self) -> None:
+        """The step is whole."""
+        self._steps += 1
+
+    def run(self, work: Callable[[], T]) -> T:
+        """The next part; its result, which the next step overwrites."""
+        if self._recorder is None or self._steps == 0:
+            return work()
+        number = self._next
+        self._next += 1
+        if number == len(self._recorded):
+            try:
+                self._recorded.append(self._recorder.record(work))
+            except RuntimeError:
+                self._recorder = None  # parts that were captured keep their memory for this step
+                return work()
+        recording, result = self._recorded[number]
+        recording.replay()
+        return cast(T, result)
+
+
+class GraphRecorder:
+    """Captures CUDA graphs that share one pool of memory."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._pool: Any = torch.cuda.graph_pool_handle()
+
+    def record(self, work: Callable[[], T]) -> tuple[Recording, T]:
+        """See `Recorder`."""
+        graph = torch.cuda.CUDAGraph()
+        current = torch.cuda.current_stream()
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            # not torch.cuda.graph: it collects garbage and empties caches for each of many parts
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            try:
+                result = work()
+            finally:
+                graph.capture_end()
+        current.wait_stream(self._stream)
+        return graph, result

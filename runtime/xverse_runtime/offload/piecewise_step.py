@@ -1,0 +1,81 @@
+"""A decoded token where the host has a part in every layer: what lies between is asked for at once.
+
+The parts of a step: of each layer attention and router (with the sum of the layer before), then the
+experts that the device has; at the end the head and the choice of tokens. While the device computes the
+first part of the next layer, the host does what nothing waits for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from xverse_kernels.types import RoutedTokens
+from xverse_runtime.kv_cache import KVPool
+from xverse_runtime.model import Decoder, DecoderLayer
+from xverse_runtime.offload.offloaded_experts import ExpertOffload, FewTokens, Unfinished
+from xverse_runtime.offload.pieces import Pieces, Recorder
+
+
+class PiecewiseStep:
+    """See `OffloadedStep`."""
+
+    def __init__(
+        self, decoder: Decoder, offload: ExpertOffload, recorder: Recorder | None = None
+    ) -> None:
+        """With a recorder, parts are captured and replayed; all must be of the same device."""
+        self._decoder = decoder
+        self._offload = offload
+        self._recorder = recorder
+        self._pieces: dict[int, Pieces] = {}  # by what `longest` is
+        self._x: Tensor | None = None  # where the parts find what was embedded
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        ids: Tensor,
+        pool: KVPool,
+        sequences: Tensor,
+        positions: Tensor,
+        longest: int,
+        choose: Callable[[Tensor], None],
+    ) -> None:
+        decoder, offload = self._decoder, self._offload
+        pieces = self._pieces.setdefault(longest, Pieces(self._recorder))
+        attend = decoder.attend_each(pool, sequences, positions, longest)
+        embedded = decoder.embed(ids)
+        if self._x is None:
+            self._x = torch.empty_like(embedded)
+        x = self._x.copy_(embedded)
+        buffers: FewTokens | None = None
+        unfinished: Unfinished | None = None
+        pieces.begin()
+        for number, layer in enumerate(decoder.layers):
+
+            def until_experts(
+                x: Tensor = x, buffers: FewTokens | None = buffers, layer: DecoderLayer = layer
+            ) -> tuple[Tensor, RoutedTokens, FewTokens]:
+                x = offload.total(x, buffers)
+                x, routed = layer.until_experts(x, attend)
+                return x, routed, offload.begin(routed)
+
+            x, routed, buffers = pieces.run(until_experts)
+            chosen = offload.cache.device.mark()
+            if unfinished is not None:
+                offload.finish(unfinished)
+            offload.prepare_hits(number)
+
+            def hits(
+                number: int = number, routed: RoutedTokens = routed, buffers: FewTokens = buffers
+            ) -> None:
+                offload.launch_hits(number, routed, buffers)
+
+            pieces.run(hits)
+            unfinished = offload.misses(number, routed, buffers, chosen)
+        last = x
+        pieces.run(lambda: choose(decoder.head(offload.total(last, buffers))))
+        pieces.end()
+        if unfinished is not None:
+            offload.finish(unfinished)

@@ -1,0 +1,50 @@
+"""What expert offload did, counted since the start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+
+@dataclass
+class OffloadStatistics:
+    """Counts are of experts that tokens went to; a token goes to ``top_k`` in each layer.
+
+    Args:
+        tokens: passes of a few tokens count each of theirs; prompts are not in these figures.
+        hits: found in a slot.
+        on_cpu: computed by the CPU.
+        over_link: uploaded while the layer waited.
+        critical_bytes: of those uploads.
+        background_bytes: uploaded for later tokens.
+        prompt_bytes: uploaded while prompts streamed through.
+        choice_s: the host waited for the device to choose experts.
+        cpu_s: the CPU computed experts.
+        coordination_s: the rest of what the host did for the layers.
+        layers: passes of a layer that these times are of.
+    """
+
+    tokens: int = 0
+    hits: int = 0
+    on_cpu: int = 0
+    over_link: int = 0
+    critical_bytes: int = 0
+    background_bytes: int = 0
+    prompt_bytes: int = 0
+    choice_s: float = 0.0
+    cpu_s: float = 0.0
+    coordination_s: float = 0.0
+    layers: int = 0
+
+    @property
+    def uses(self) -> int:
+        return self.hits + self.on_cpu + self.over_link
+
+    @property
+    def hit_rate(self) -> float | None:
+        """``None`` before the first use."""
+        return self.hits / self.uses if self.uses else None
+
+    def since(self, before: OffloadStatistics) -> OffloadStatistics:
+        """What came after an earlier copy."""
+        names = [field.name for field in fields(self)]
+        return OffloadStatistics(*(getattr(self, one) - getattr(before, one) for one in names))

@@ -1,0 +1,185 @@
+"""What expert offload asks of a device: its memory, and two queues of work.
+
+One queue holds computations, with the small copies that belong to them; the other uploads experts.
+Everything that is asked for happens later, in the order of its queue, while the host goes on. Three
+rules keep the bytes right, and they are kept here rather than by whoever asks:
+
+- An upload begins after all computations that were asked for before it: none of them can still be
+  reading the slot that it overwrites.
+- A computation reads an uploaded slot only after `OffloadDevice.compute_after`, or when the host
+  has seen the upload done.
+- The host reads what `to_host` brought only after a mark that was set behind it.
+
+`CudaQueues` is the real one; the tests' fake device raises when one of the rules is broken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+BlockCopy = tuple[Tensor, int]  # a block of the host, and the row of the pool that it goes to
+
+
+class Upload(Protocol):
+    """Blocks on their way to the device."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+    def is_done(self) -> bool:
+        """Whether all bytes are there; never waits."""
+
+    def seconds(self) -> float | None:
+        """How long the link was at it, once done; ``None`` where that is not known."""
+
+    def wait(self) -> None:
+        """Let the host wait until it is done."""
+
+
+class Mark(Protocol):
+    """A point in the queue of computations."""
+
+    def wait(self) -> None:
+        """Let the host wait until everything before it has been computed."""
+
+
+class OffloadDevice(Protocol):
+    """See the module."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are."""
+
+    def empty(self, *shape: int, dtype: torch.dtype) -> Tensor:
+        """Memory of the device.
+
+        Raises:
+            torch.OutOfMemoryError: there is not that much left.
+        """
+
+    def host_buffer(self, *shape: int, dtype: torch.dtype) -> Tensor:
+        """Zeros on the host, in memory that both queues reach by themselves where possible."""
+
+    def pin(self, blocks: Tensor) -> bool:
+        """Let uploads read host memory by themselves; false where the system does not allow it.
+
+        Pages must have been written before: pinning untouched ones would fill them with zeros one
+        by one.
+        """
+
+    def to_host(self, source: Tensor, target: Tensor) -> None:
+        """Copy a tensor of the device to a `host_buffer`, in the queue of computations."""
+
+    def to_device(self, source: Tensor, target: Tensor) -> None:
+        """Copy a `host_buffer` to the device, in the queue of computations."""
+
+    def mark(self) -> Mark:
+        """Behind everything that is in the queue of computations now."""
+
+    def reading(self, rows: Iterable[int]) -> None:
+        """What is computed next reads these rows of the pool. For devices that check."""
+
+    def writing(self, rows: Iterable[int]) -> None:
+        """What is computed next writes these rows. For devices that check."""
+
+    def upload(self, pool: Tensor, copies: Sequence[BlockCopy]) -> Upload:
+        """Copy blocks into rows of the pool, after all computations so far."""
+
+    def compute_after(self, upload: Upload) -> None:
+        """Computations that are asked for from now on wait for an upload."""
+
+
+class CudaQueues:
+    """`OffloadDevice` on a CUDA device: the current stream computes, a stream of its own copies."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._pinned: list[Tensor] = []  # kept as long as they are registered
+
+    @property
+    def device(self) -> torch.device:
+        return self._device
+
+    def empty(self, *shape: int, dtype: torch.dtype) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device=self._device)
+
+    def host_buffer(self, *shape: int, dtype: torch.dtype) -> Tensor:
+        return torch.zeros(shape, dtype=dtype).pin_memory()
+
+    def pin(self, blocks: Tensor) -> bool:
+        # Registers pages that exist; torch's own pinned memory would round sizes up to powers of 2.
+        runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+        result = runtime.cudaHostRegister(blocks.data_ptr(), blocks.nbytes, 0)
+        if int(result) != 0:
+            return False
+        self._pinned.append(blocks)
+        return True
+
+    def to_host(self, source: Tensor, target: Tensor) -> None:
+        target.copy_(source, non_blocking=True)
+
+    def to_device(self, source: Tensor, target: Tensor) -> None:
+        target.copy_(source, non_blocking=True)
+
+    def mark(self) -> Mark:
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record()
+        return _CudaMark(event)
+
+    def reading(self, rows: Iterable[int]) -> None:
+        pass
+
+    def writing(self, rows: Iterable[int]) -> None:
+        pass
+
+    def upload(self, pool: Tensor, copies: Sequence[BlockCopy]) -> Upload:
+        begun: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        done: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        self._copies.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._copies):
+            begun.record()
+            for block, row in copies:
+                pool[row].copy_(block, non_blocking=True)
+            done.record()
+        return _CudaUpload(begun, done, sum(block.nbytes for block, _ in copies))
+
+    def compute_after(self, upload: Upload) -> None:
+        assert isinstance(upload, _CudaUpload)
+        torch.cuda.current_stream(self._device).wait_event(upload.done)
+
+    def close(self) -> None:
+        """Give pinned memory back; nothing may be on its way."""
+        torch.cuda.synchronize(self._device)
+        runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+        for blocks in self._pinned:
+            runtime.cudaHostUnregister(blocks.data_ptr())
+        self._pinned.clear()
+
+
+class _CudaMark:
+    def __init__(self, event: Any) -> None:
+        self._event = event
+
+    def wait(self) -> None:
+        self._event.synchronize()
+
+
+class _CudaUpload:
+    def __init__(self, begun: Any, done: Any, nbytes: int) -> None:
+        self._begun = begun
+        self.done = done
+        self.nbytes = nbytes
+
+    def is_done(self) -> bool:
+        return bool(self.done.query())
+
+    def seconds(self) -> float | None:
+        return float(self._begun.elapsed_time(self.done)) / 1000
+
+    def wait(self) -> None:
+        self.done.synchronize()

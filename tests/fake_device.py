@@ -1,0 +1,216 @@
+"""A device that computes at once but copies when it likes, and raises where a real one could go wrong.
+
+Uploads arrive in their order, each after a delay that the test chooses, or when somebody waits for
+them; until then their rows hold garbage. Copies to the host arrive when a mark behind them is
+waited for. Whatever could be read too early or overwritten too early on a real device is an error
+here, also where this time it would have gone well.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from xverse_runtime.offload.transfer import BlockCopy
+
+GARBAGE = 0xA5
+
+
+class HazardError(AssertionError):
+    """Something that is right by luck only."""
+
+
+class FakeUpload:
+    """See `Upload`."""
+
+    def __init__(
+        self, device: FakeDevice, pool: Tensor, copies: Sequence[BlockCopy], delay: int
+    ) -> None:
+        self._device = device
+        self.pool = pool
+        self.copies = copies
+        self.bytes_when_asked = [block.clone() for block, _ in copies]
+        self.nbytes = sum(block.nbytes for block, _ in copies)
+        self.left = delay
+        self.arrived = False
+
+    @property
+    def rows(self) -> set[int]:
+        return {row for _, row in self.copies}
+
+    def is_done(self) -> bool:
+        self._device.tick()
+        return self.arrived
+
+    def seconds(self) -> float | None:
+        assert self.arrived
+        return self._device.upload_seconds(self.nbytes)
+
+    def wait(self) -> None:
+        self._device.arrive(self)
+
+
+class FakeMark:
+    """See `Mark`."""
+
+    def __init__(self, device: FakeDevice, place: int) -> None:
+        self._device = device
+        self._place = place
+
+    def wait(self) -> None:
+        self._device.reach(self._place)
+
+
+class FakeDevice:
+    """`OffloadDevice` on host memory."""
+
+    def __init__(
+        self,
+        rng: random.Random | None = None,
+        *,
+        most_delay: int = 6,
+        pins: Callable[[int], bool] = lambda _bytes: True,
+        memory: int | None = None,
+        upload_seconds: Callable[[int], float] = lambda nbytes: 1e-4 + nbytes / 1e10,
+    ) -> None:
+        """
+        Args:
+            rng: of the delays.
+            most_delay: of an upload, in looks at the device.
+            pins: whether so many bytes can be pinned.
+            memory: bytes that `empty` can give in all.
+            upload_seconds: what an upload is said to have taken.
+        """
+        self._rng = rng or random.Random(0)
+        self._most_delay = most_delay
+        self._pins = pins
+        self._memory = memory
+        self.upload_seconds = upload_seconds
+        self._uploads: list[FakeUpload] = []  # under way, in their order
+        self._asked = 0  # of computations and small copies
+        self._to_host: list[tuple[int, Tensor, Tensor]] = []
+        self._to_device: list[tuple[int, Tensor, Tensor]] = []
+        self._reachable: list[Tensor] = []
+        self.uploads = 0
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    def empty(self, *shape: int, dtype: torch.dtype) -> Tensor:
+        made = torch.empty(shape, dtype=dtype)
+        if self._memory is not None:
+            self._memory -= made.nbytes
+            if self._memory < 0:
+                self._memory += made.nbytes
+                raise torch.OutOfMemoryError("fake memory is full")
+        made.view(torch.uint8).fill_(GARBAGE)
+        return made
+
+    def host_buffer(self, *shape: int, dtype: torch.dtype) -> Tensor:
+        made = torch.zeros(shape, dtype=dtype)
+        self._reachable.append(made)
+        return made
+
+    def pin(self, blocks: Tensor) -> bool:
+        if not self._pins(blocks.nbytes):
+            return False
+        self._reachable.append(blocks)
+        return True
+
+    def to_host(self, source: Tensor, target: Tensor) -> None:
+        self._must_reach(target)
+        self._asked += 1
+        self._to_host.append((self._asked, source.clone(), target))
+        target.view(torch.uint8).fill_(GARBAGE)
+
+    def to_device(self, source: Tensor, target: Tensor) -> None:
+        self._must_reach(source)
+        self._asked += 1
+        self._to_device.append((self._asked, source, source.clone()))
+        target.copy_(source)
+
+    def mark(self) -> FakeMark:
+        return FakeMark(self, self._asked)
+
+    def reading(self, rows: Iterable[int]) -> None:
+        self._asked += 1
+        self._must_be_still(rows, "read")
+
+    def writing(self, rows: Iterable[int]) -> None:
+        self._asked += 1
+        self._must_be_still(rows, "written")
+
+    def upload(self, pool: Tensor, copies: Sequence[BlockCopy]) -> FakeUpload:
+        for block, _ in copies:
+            self._must_reach(block)
+        upload = FakeUpload(self, pool, copies, self._rng.randint(0, self._most_delay))
+        rows = [row for _, row in copies]
+        assert len(set(rows)) == len(rows)
+        assert copies
+        for row in rows:
+            pool[row].fill_(GARBAGE)
+        self._uploads.append(upload)
+        self.uploads += 1
+        return upload
+
+    def compute_after(self, upload: FakeUpload) -> None:
+        self.arrive(upload)  # as computations happen at once
+
+    # ------------------------------------------------------------------ for its own parts
+
+    def tick(self) -> None:
+        """Time passes: the first upload under way comes nearer."""
+        if self._uploads:
+            first = self._uploads[0]
+            first.left -= 1
+            if first.left <= 0:
+                self._finish(first)
+
+    def arrive(self, upload: FakeUpload) -> None:
+        """Everything up to this upload is there."""
+        while not upload.arrived:
+            self._finish(self._uploads[0])
+
+    def reach(self, place: int) -> None:
+        """The host knows that the computations up to here are over."""
+        for _, source, as_asked in [one for one in self._to_device if one[0] <= place]:
+            if not same_bytes(source, as_asked):
+                raise HazardError("a buffer was written while it was being copied to the device")
+        self._to_device = [one for one in self._to_device if one[0] > place]
+        for _, source, target in [one for one in self._to_host if one[0] <= place]:
+            target.copy_(source)
+        self._to_host = [one for one in self._to_host if one[0] > place]
+        if self._rng.random() < 0.5:
+            self.tick()
+
+    def _finish(self, upload: FakeUpload) -> None:
+        assert self._uploads[0] is upload
+        for (block, row), as_asked in zip(upload.copies, upload.bytes_when_asked, strict=True):
+            if not same_bytes(block, as_asked):
+                raise HazardError(f"a block was written while it was being uploaded to row {row}")
+            upload.pool[row].copy_(block)
+        upload.arrived = True
+        del self._uploads[0]
+
+    def _must_be_still(self, rows: Iterable[int], what: str) -> None:
+        coming = {row for upload in self._uploads for row in upload.rows}
+        early = sorted(coming & set(rows))
+        if early:
+            raise HazardError(f"rows {early} would be {what} while an upload to them is under way")
+
+    def _must_reach(self, memory: Tensor) -> None:
+        first, last = memory.data_ptr(), memory.data_ptr() + memory.nbytes
+        inside = any(
+            one.data_ptr() <= first and last <= one.data_ptr() + one.nbytes
+            for one in self._reachable
+        )
+        if not inside:
+            raise HazardError("an asynchronous copy of memory that is not pinned")
+
+
+def same_bytes(a: Tensor, b: Tensor) -> bool:
+    return torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8))

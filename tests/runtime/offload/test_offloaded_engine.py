@@ -1,0 +1,275 @@
+"""A whole model with some of its experts on the fake device: the same text as with all of them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.fake_device import FakeDevice
+from tests.runtime.helpers import GOLDEN, expected_cases
+from xverse_kernels.cpu.extension import native
+from xverse_runtime import engine as engine_module
+from xverse_runtime.config import EngineConfig, ModelConfig
+from xverse_runtime.decode_loop import DecodeLoop
+from xverse_runtime.decoding import TorchSampler
+from xverse_runtime.engine import Engine
+from xverse_runtime.fit import Fit
+from xverse_runtime.model_dir import ModelDirectory
+from xverse_runtime.model_sizes import ModelSizes
+from xverse_runtime.offload.machine import Machine
+from xverse_runtime.offload.machines import find_machine
+from xverse_runtime.offload.pieces import Recording
+from xverse_runtime.offload.piecewise_step import PiecewiseStep
+from xverse_runtime.offload.setup import ModelPlan
+from xverse_runtime.prediction import Placement
+from xverse_runtime.store.convert import convert_checkpoint
+from xverse_runtime.store.precision import PRESETS
+from xverse_runtime.types import CancelFlag, LoadProgress, SamplingParams
+
+CPU = torch.device("cpu")
+BACKEND = "cpu" if native is not None else "reference"  # of the fake device, as of the host
+NAME = "moe-gqa"
+GREEDY = SamplingParams(temperature=0, max_new_tokens=20, repetition_penalty=1.1)
+MACHINE: Machine = find_machine("RTX 4060 8GB")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("stores") / "int4"
+    convert_checkpoint(GOLDEN / NAME, path, PRESETS["int4"])
+    return path
+
+
+@pytest.fixture(scope="module")
+def config(store: Path) -> ModelConfig:
+    return ModelConfig.from_dir(ModelDirectory.open(store))
+
+
+@pytest.fixture(scope="module")
+def prompt() -> list[int]:
+    ids: list[int] = expected_cases(NAME)[0]["prompt_token_ids"]
+    return ids
+
+
+def placement(
+    config: ModelConfig, slots: int, *, staged: int = 2, pinned: bool = True
+) -> Placement:
+    sizes = ModelSizes(config, PRESETS["int4"])
+    staging = 2 * staged * sizes.block
+    return Placement(
+        sizes=sizes,
+        device="cuda",
+        precision="int4",
+        context=512,
+        kv="bf16",
+        embedding_device="cpu",
+        expert_slots=slots,
+        prefill_chunk=16,
+        workspace=0,
+        staging=staging,
+        pinned=staging + (sizes.routed if pinned else 0),
+        host=0,
+        mapped=0,
+    )
+
+
+class Offloaded(Fit):
+    """With the machinery of offload even where every expert has a slot."""
+
+    @property
+    def offload(self) -> ModelPlan | None:
+        return self.plan
+
+
+Load = Callable[..., tuple[Engine, FakeDevice, list[tuple[str, Any]]]]
+
+
+@pytest.fixture
+def load(store: Path, config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> Load:
+    """An engine that was loaded as for a GPU that holds so many experts."""
+
+    def make(
+        slots: int,
+        *,
+        device: FakeDevice | None = None,
+        most_few: int | None = None,
+        backend: str = BACKEND,
+        progress: Callable[[LoadProgress], None] | None = None,
+        **wishes: Any,
+    ) -> tuple[Engine, FakeDevice, list[tuple[str, Any]]]:
+        device = device or FakeDevice(random.Random(slots))
+        plan = ModelPlan(placement(config, slots, **wishes), MACHINE)
+        monkeypatch.setattr(engine_module, "CudaQueues", lambda _device: device)
+        monkeypatch.setattr(
+            engine_module, "fit_model", lambda *_: Offloaded(CPU, "as if", 512, plan=plan)
+        )
+        told: list[tuple[str, Any]] = []
+        engine = Engine.load(
+            store,
+            EngineConfig(device="cpu", backend=backend, lookup=False),
+            progress=progress,
+            on_adjustment=lambda code, facts: told.append((code, facts)),
+        )
+        assert engine._offload is not None
+        if most_few is not None:
+            engine._offload._most_few = most_few
+        return engine, device, told
+
+    return make
+
+
+def reply(engine: Engine, ids: list[int], params: SamplingParams = GREEDY) -> list[int]:
+    return [token for chunk in engine.generate(ids, params) for token in chunk.token_ids]
+
+
+def all_slots(config: ModelConfig) -> int:
+    return config.num_layers * config.num_experts
+
+
+class SecondHand:
+    """A recorder on the CPU: a replay runs the recorded work again, with what it was recorded with."""
+
+    def __init__(self, fails_at: int | None = None) -> None:
+        self.recorded = 0
+        self.replays = 0
+        self._fails_at = fails_at
+
+    def record(self, work: Callable[[], Any]) -> tuple[Recording, Any]:
+        self.recorded += 1
+        if self.recorded == self._fails_at:
+            raise RuntimeError("this cannot be captured")
+        recorder, result, first = self, work(), True
+
+        class Again:
+            def replay(self) -> None:
+                nonlocal first
+                recorder.replays += 1
+                if not first:
+                    copy_over(work(), result)
+                first = False
+
+        return Again(), result
+
+
+def copy_over(source: Any, target: Any) -> None:
+    """Tensors within tuples; everything else stays what it was."""
+    if isinstance(target, torch.Tensor):
+        target.copy_(source)
+    elif isinstance(target, tuple):
+        for one, other in zip(source, target, strict=True):
+            copy_over(one, other)
+
+
+def with_loop(engine: Engine, recorder: SecondHand | None = None) -> Engine:
+    """Tokens are chosen on the device, as on a GPU."""
+    offload, pool = engine._offload, engine._cache.pool
+    assert offload is not None
+    step = PiecewiseStep(engine._decoder, offload, recorder)
+    sampler = TorchSampler(pool.sequences, CPU)
+    engine._loop = DecodeLoop(engine._decoder, pool, sampler, offloaded=step)
+    return engine
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.9])
+@pytest.mark.parametrize("most_few", [1, 64])
+def test_the_text_does_not_tell_what_was_cached(
+    load: Load, config: ModelConfig, prompt: list[int], share: float, most_few: int
+) -> None:
+    whole, _, _ = load(all_slots(config), most_few=most_few)
+    expected = reply(whole, prompt)
+    assert whole.offload_statistics is not None
+    assert whole.offload_statistics.hit_rate == 1.0
+    some, device, told = load(int(share * all_slots(config)), most_few=most_few)
+    assert reply(some, prompt) == expected
+    assert reply(some, [*prompt, *expected, 7, 8]) == reply(whole, [*prompt, *expected, 7, 8])
+    assert not told
+    statistics = some.offload_statistics
+    assert statistics is not None
+    assert statistics.hit_rate is not None
+    assert statistics.hit_rate < 1.0
+    assert statistics.on_cpu > 0
+    assert device.uploads > 0
+
+
+def test_close_to_the_model_as_it_runs_without_offload(
+    load: Load, store: Path, config: ModelConfig, prompt: list[int]
+) -> None:
+    """Only the order of sums differs, and now and then an integer that an activation rounds to."""
+    plain = Engine.load(store, EngineConfig(device="cpu", backend=BACKEND, lookup=False))
+    expected = plain._decoder.forward(prompt, plain._cache, logits_for=slice(None))
+    for most_few in (1, 64):
+        some, _, _ = load(all_slots(config) // 3, most_few=most_few)
+        logits = some._decoder.forward(prompt, some._cache, logits_for=slice(None))
+        error = (logits - expected).norm(dim=1) / expected.norm(dim=1)
+        assert error.median() < 1e-6
+        assert error.max() < 0.01
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+def test_steps_in_pieces_give_the_same_tokens(
+    load: Load, config: ModelConfig, prompt: list[int], graphs: bool
+) -> None:
+    plain, _, _ = load(all_slots(config) // 2)
+    sampled = replace(GREEDY, temperature=0.8, top_k=20, seed=3)
+    recorder = SecondHand()
+    pieces = with_loop(load(all_slots(config) // 3)[0], recorder if graphs else None)
+    for params in (GREEDY, sampled, replace(GREEDY, max_new_tokens=2)):
+        assert reply(pieces, prompt, params) == reply(plain, prompt, params)
+    if graphs:
+        parts = 2 * config.num_layers + 1
+        assert recorder.recorded == parts
+        assert recorder.replays % parts == 0
+        assert recorder.replays > 10 * parts
+
+
+def test_parts_that_cannot_be_captured_simply_run(
+    load: Load, config: ModelConfig, prompt: list[int]
+) -> None:
+    plain, _, _ = load(all_slots(config) // 2)
+    pieces = with_loop(load(all_slots(config) // 3)[0], SecondHand(fails_at=3))
+    assert reply(pieces, prompt) == reply(plain, prompt)
+
+
+def test_a_batch_gives_the_replies_of_single_generations(
+    load: Load, config: ModelConfig, prompt: list[int]
+) -> None:
+    prompts = [prompt, prompt[:3], [5, 9, 200, 7]]
+    some, _, _ = load(all_slots(config) // 3)
+    single = [reply(some, ids) for ids in prompts]
+    tokens: list[list[int]] = [[] for _ in prompts]
+    for number, chunk in some.generate_batch(prompts, GREEDY, sequences=2):
+        tokens[number] += chunk.token_ids
+    assert tokens == single
+
+
+def test_a_cancelled_reply_leaves_everything_right(
+    load: Load, config: ModelConfig, prompt: list[int]
+) -> None:
+    whole, _, _ = load(all_slots(config))
+    expected = reply(whole, prompt)
+    some, _, _ = load(all_slots(config) // 3, most_few=4)
+    for looks in range(1, 30, 3):
+        cancel = CancelFlag()
+        count = 0
+
+        def look(cancel: CancelFlag = cancel, looks: int = looks) -> bool:
+            nonlocal count
+            count += 1
+            return count >= looks
+
+        cancel.is_set = look  # type: ignore[method-assign]
+        list(some.generate(prompt, GREEDY, cancel))
+        assert reply(some, prompt) == expected
+
+
+def test_progress_reaches_the_end(load: Load, config: ModelConfig) -> None:
+    seen: list[LoadProgress] = []
+    load(all_slots(config) // 3, progress=seen.append)
+    assert seen[-1].done_bytes == seen[-1].total_bytes > 0
+    assert [one.done_bytes for one in seen] == sorted(one.done_bytes for one in seen)

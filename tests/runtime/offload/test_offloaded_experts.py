@@ -1,0 +1,198 @@
+"""Expert offload on the fake device: the text does not tell what was cached, and nothing is read or
+overwritten too early."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.fake_device import FakeDevice, HazardError
+from xverse_kernels.backend import KernelBackend
+from xverse_kernels.cpu.backend import CpuBackend
+from xverse_kernels.cpu.extension import native
+from xverse_kernels.packing import BF16, INT4, ExpertBlocks, ExpertLayout, WeightFormat
+from xverse_kernels.reference_backend import ReferenceBackend
+from xverse_kernels.types import Norm, RoutedTokens, SwigluWeights
+from xverse_runtime.offload.costs import LinearCost
+from xverse_runtime.offload.expert_cache import ExpertCache
+from xverse_runtime.offload.host_experts import HostExperts
+from xverse_runtime.offload.modes import ModeChooser
+from xverse_runtime.offload.offloaded_experts import ExpertOffload
+from xverse_runtime.offload.policy import ExpertPolicy, LeastRecentlyUsed, ScoreWindow
+from xverse_runtime.offload.scheduler import MissScheduler, Split
+
+LAYERS, EXPERTS, SHARED, TOP_K, HIDDEN, WIDTH = 3, 8, 2, 3, 64, 32
+MOST_FEW = 4
+EXPERT_BYTES = ExpertLayout(HIDDEN, WIDTH, INT4).block_bytes
+
+
+class StopError(Exception):
+    """What a cancelled pass ends with."""
+
+
+@dataclass
+class Model:
+    """Layers of experts with their routers; no attention: the tokens go from layer to layer."""
+
+    layers: list[ExpertBlocks]
+    routers: list[Tensor]
+    kernels: KernelBackend
+
+    def route(self, layer: int, x: Tensor) -> RoutedTokens:
+        norm = Norm(torch.ones(HIDDEN), 1e-6)
+        return self.kernels.route(x, norm, self.routers[layer], TOP_K, SHARED)
+
+
+def make_model(
+    kernels: KernelBackend | None = None, form: WeightFormat = INT4, seed: int = 0
+) -> Model:
+    generator = torch.Generator().manual_seed(seed)
+    layout = ExpertLayout(HIDDEN, WIDTH, form)
+    layers = []
+    for _ in range(LAYERS):
+        blocks = []
+        for _ in range(EXPERTS + SHARED):
+            shapes = ((WIDTH, HIDDEN), (WIDTH, HIDDEN), (HIDDEN, WIDTH))
+            weights = [torch.randn(shape, generator=generator) * 0.2 for shape in shapes]
+            blocks.append(layout.pack(SwigluWeights(*weights)))
+        layers.append(ExpertBlocks(torch.stack(blocks), layout, torch.float32))
+    routers = [torch.randn(EXPERTS, HIDDEN, generator=generator) for _ in range(LAYERS)]
+    if kernels is None:
+        kernels = CpuBackend() if native is not None else ReferenceBackend()
+    return Model(layers, routers, kernels)
+
+
+class AtRandom:
+    """A scheduler that divides misses without any sense."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self.observed = 0
+
+    def cost(self, side: str, *, shared: bool = False) -> LinearCost:
+        return LinearCost(1e-5, 1e10)
+
+    def split(self, misses, *, link_busy_s: float = 0.0, idle_s: float = 0.0) -> Split:  # type: ignore[no-untyped-def]
+        now = self._rng.randint(0, len(misses))
+        background = [key for key in misses[now:] if self._rng.random() < 0.7]
+        return Split(tuple(misses[now:]), tuple(misses[:now]), tuple(background))
+
+    def observe(self, split: Split, *, cpu_s=None, link_s=None) -> None:  # type: ignore[no-untyped-def]
+        assert bool(split.cpu) or cpu_s is None
+        assert bool(split.now) == (link_s is not None)
+        self.observed += 1
+
+    def observe_background(self, seconds: float) -> None:
+        assert seconds > 0
+
+
+def make_offload(
+    model: Model,
+    device: FakeDevice,
+    *,
+    slots: int,
+    staged: int = 3,
+    policy: ExpertPolicy | None = None,
+    scheduler: object = None,
+    pinned_bytes: int = 1 << 40,
+    modes: ModeChooser | None = None,
+) -> ExpertOffload:
+    host = HostExperts(model.layers, EXPERTS)
+    cache = ExpertCache(
+        device,
+        host,
+        policy or ScoreWindow.for_model(LAYERS, TOP_K),
+        slots=slots,
+        staged=staged,
+        shared=SHARED,
+        dtype=torch.float32,
+    )
+    cache.load((layer, expert) for expert in range(EXPERTS) for layer in range(LAYERS))
+    host.pin(device, pinned_bytes)
+    if scheduler is None:
+        size = model.layers[0].layout.block_bytes
+        scheduler = MissScheduler(size, LinearCost(1e-5, 1e10), LinearCost(1e-5, 1e10))
+    return ExpertOffload(
+        cache,
+        model.kernels,
+        model.kernels,
+        scheduler,  # type: ignore[arg-type]
+        top_k=TOP_K,
+        most_few=MOST_FEW,
+        modes=modes,
+    )
+
+
+def run(model: Model, offload: ExpertOffload, x: Tensor, stop_at: int | None = None) -> Tensor:
+    """A pass through all layers; ``stop_at`` cancels it at that look at the flag."""
+    looks = 0
+
+    def between() -> None:
+        nonlocal looks
+        looks += 1
+        if looks == stop_at:
+            raise StopError
+
+    for layer in range(LAYERS):
+        x = offload.runners[layer](model.route(layer, x), x, between)
+    return x
+
+
+def plainly(model: Model, x: Tensor, staged: int = 3) -> Tensor:
+    """What `run` has to give, with every expert at hand."""
+    for layer, blocks in enumerate(model.layers):
+        routed = model.route(layer, x)
+        if x.shape[0] <= MOST_FEW:
+            out = torch.empty(*routed.expert_ids.shape, HIDDEN)
+            model.kernels.expert_parts(routed, blocks, out)
+            x = model.kernels.add_parts(x, [out])
+            continue
+        for first in range(0, EXPERTS, staged):
+            ids = [*range(first, min(first + staged, EXPERTS))]
+            ids += range(EXPERTS, EXPERTS + SHARED) if first == 0 else ()
+            table = torch.full((EXPERTS + SHARED,), -1, dtype=torch.int32)
+            table[ids] = torch.tensor(ids, dtype=torch.int32)
+            group = ExpertBlocks(blocks.blocks, blocks.layout, torch.float32, table)
+            x = model.kernels.experts(routed, group, x)
+    return x
+
+
+MODEL = make_model()
+
+
+def fuzz_one(seed: int) -> None:
+    """One life of an offload: random sizes, policies, delays, pinning, decisions, cancellations."""
+    rng = random.Random(seed)
+    generator = torch.Generator().manual_seed(seed)
+    policy = rng.choice([LeastRecentlyUsed, lambda: ScoreWindow(rng.choice([5, 50]))])()
+    staged = rng.randint(1, EXPERTS + 2)
+    device = FakeDevice(rng, most_delay=rng.choice([0, 1, 3, 10, 40]))
+    offload = make_offload(
+        MODEL,
+        device,
+        slots=rng.randint(0, LAYERS * EXPERTS),
+        staged=staged,
+        policy=policy,
+        scheduler=AtRandom(rng),
+        pinned_bytes=rng.choice([0, EXPERTS * EXPERT_BYTES, 1 << 40]),
+        modes=ModeChooser() if rng.random() < 0.3 else None,
+    )
+    for _ in range(rng.randint(3, 10)):
+        tokens = rng.choice([1, 1, 1, 2, MOST_FEW, MOST_FEW + 1, 12, 20])
+        x = torch.randn(tokens, HIDDEN, generator=generator)
+        stop_at = rng.randint(1, 3 * LAYERS) if rng.random() < 0.2 else None
+        try:
+            got = run(MODEL, offload, x, stop_at)
+        except StopError:
+            continue
+        assert torch.equal(got, plainly(MODEL, x, staged)), f"seed {seed}"
+
+
+@pytest.mark.parametrize("first", range(0, 2000, 250))
+def test_any_cache_any_delay_any_decision_gives_the_same(first: int) -> None:
+    for seed in range(first, first + 250):
+        fuzz_one(seed)
