@@ -1,4 +1,4 @@
-"""A device that computes at once but copies when it likes, and raises where a real one could go wrong.
+"""A device that computes at once but copies when it likes, and raises where a real one may err.
 
 Uploads arrive in their order, each after a delay that the test chooses, or when somebody waits for
 them; until then their rows hold garbage. Copies to the host arrive when a mark behind them is
@@ -43,6 +43,8 @@ class FakeUpload:
 
     def is_done(self) -> bool:
         self._device.tick()
+        if self.arrived:
+            self._device.seen(self)
         return self.arrived
 
     def seconds(self) -> float | None:
@@ -51,6 +53,13 @@ class FakeUpload:
 
     def wait(self) -> None:
         self._device.arrive(self)
+        self._device.seen(self)
+
+    def check(self) -> None:
+        """Raise if a block was written before the host could know that it was on the device."""
+        for (block, row), as_asked in zip(self.copies, self.bytes_when_asked, strict=True):
+            if not same_bytes(block, as_asked):
+                raise HazardError(f"a block was written while it was being uploaded to row {row}")
 
 
 class FakeMark:
@@ -90,6 +99,7 @@ class FakeDevice:
         self._memory = memory
         self.upload_seconds = upload_seconds
         self._uploads: list[FakeUpload] = []  # under way, in their order
+        self._unseen: list[tuple[int, FakeUpload]] = []  # over, but the host cannot know it yet
         self._asked = 0  # of computations and small copies
         self._to_host: list[tuple[int, Tensor, Tensor]] = []
         self._to_device: list[tuple[int, Tensor, Tensor]] = []
@@ -158,7 +168,10 @@ class FakeDevice:
         return upload
 
     def compute_after(self, upload: FakeUpload) -> None:
+        self._asked += 1
+        before = list(self._uploads)
         self.arrive(upload)  # as computations happen at once
+        self._unseen += [(self._asked, one) for one in before if one.arrived]
 
     # ------------------------------------------------------------------ for its own parts
 
@@ -184,14 +197,24 @@ class FakeDevice:
         for _, source, target in [one for one in self._to_host if one[0] <= place]:
             target.copy_(source)
         self._to_host = [one for one in self._to_host if one[0] > place]
+        for asked, upload in self._unseen:
+            if asked <= place:
+                upload.check()
+        self._unseen = [one for one in self._unseen if one[0] > place]
         if self._rng.random() < 0.5:
             self.tick()
 
+    def seen(self, upload: FakeUpload) -> None:
+        """The host knows that this upload, and all before it, are over."""
+        places = [place for place, (_, one) in enumerate(self._unseen) if one is upload]
+        for _, one in self._unseen[: places[0] + 1 if places else 0]:
+            one.check()
+        del self._unseen[: places[0] + 1 if places else 0]
+
     def _finish(self, upload: FakeUpload) -> None:
         assert self._uploads[0] is upload
-        for (block, row), as_asked in zip(upload.copies, upload.bytes_when_asked, strict=True):
-            if not same_bytes(block, as_asked):
-                raise HazardError(f"a block was written while it was being uploaded to row {row}")
+        upload.check()
+        for block, row in upload.copies:
             upload.pool[row].copy_(block)
         upload.arrived = True
         del self._uploads[0]

@@ -1,8 +1,8 @@
 """Experts on the device: one pool of blocks, and a table for each layer that says which is where.
 
-The pool has three parts: slots, whose experts change; the shared experts of every layer, which stay;
-and two staging halves, for experts that are only passing through. `ExpertSlots` decides who has
-which slot; here the bytes follow, and the tables that kernels read.
+The pool has three parts: slots, whose experts change; the shared experts of every layer, which
+stay; and two staging halves, for experts that are only passing through. `ExpertSlots` decides who
+has which slot; here the bytes follow, and the tables that kernels read.
 """
 
 from __future__ import annotations
@@ -106,7 +106,6 @@ class ExpertCache:
                 buffers[half][place].copy_(block)
             pieces = [(buffers[half][place], row) for place, (_, row) in enumerate(some)]
             last[half] = upload = self.device.upload(self.pool, pieces)
-            self.device.compute_after(upload)
             on_loaded(upload.nbytes)
         for upload in last:
             if upload is not None:
@@ -197,13 +196,6 @@ class ExpertCache:
             return 0.0
         _, upload = self._coming
         return max(0.0, link.seconds(upload.nbytes) - (perf_counter() - self._began))
-
-    def settle(self) -> None:
-        """Wait for the upload that is under way, and forget all wishes."""
-        self._wishes.clear()
-        if self._coming is not None:
-            self._coming[1].wait()
-            self.poll()
 
 
 class TableRows:

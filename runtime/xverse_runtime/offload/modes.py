@@ -1,9 +1,9 @@
 """Which way of computing misses is fastest, by timing real steps.
 
-A model of costs can be wrong about a machine in ways that it does not know of: a fixed cost for each
-layer, a link that others use, a processor that is busy. So beside the scheduler's own way there are
-two plain ones, and every now and then a step runs in another than the best. Which one it is changes
-nothing in the text.
+A model of costs can be wrong about a machine in ways that it does not know of: a fixed cost for
+each layer, a link that others use, a processor that is busy. So beside the scheduler's own way
+there are two plain ones, and every now and then a step runs in another than the best. Which one it
+is changes nothing in the text.
 """
 
 from __future__ import annotations

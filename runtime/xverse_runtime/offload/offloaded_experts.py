@@ -1,8 +1,8 @@
 """A layer's experts where only some are on the device.
 
 A few tokens: the device computes the experts that it has while the host learns what was chosen and
-computes the others, or has them uploaded, as the scheduler says; the parts are added slot by slot in
-one order, so the sum does not tell who computed what. Many tokens: whole layers stream through.
+computes the others, or has them uploaded, as the scheduler says; the parts are added slot by slot
+in one order, so the sum does not tell who computed what. Many tokens: whole layers stream through.
 
 The work of a layer is cut where the host has to look, so that what lies between can be captured as
 graphs: see `ExpertOffload.begin`, `hits`, `misses` and `finish`.
@@ -225,7 +225,7 @@ class ExpertOffload:
         return Unfinished(layer, ids, lambda: logits.float().softmax(-1), split)
 
     def total(self, x: Tensor, buffers: FewTokens | None) -> Tensor:
-        """The residual stream with the parts of a layer's sum. Only computations: can be captured."""
+        """The residual stream with a layer's sum. Only computations: can be captured."""
         return x if buffers is None else self._kernels.add_parts(x, buffers.parts)
 
     def finish(self, rest: Unfinished) -> None:
@@ -362,7 +362,8 @@ class ExpertOffload:
         between: Callable[[], None] | None,
     ) -> Tensor:
         cache, stream = self.cache, self._stream
-        cache.settle()
+        if layer == 0:
+            stream.forget()  # what a pass that was broken off had begun
         self._left_at = self._step_began = None
         wanted = self._last_used(layer, routed)
         total = x.float()

@@ -1,9 +1,9 @@
 """Parts of a decoded token as CUDA graphs, with the host's work between them.
 
 A step runs the same parts in the same order. The first one runs them as they are: that compiles
-kernels and sizes buffers. The second captures each part and replays it at once; from then on they are
-replayed. What a part returns stays in the memory that it was captured with, where the parts after it
-read it.
+kernels and sizes buffers. The second captures each part and replays it at once; from then on they
+are replayed. What a part returns stays in the memory that it was captured with, where the parts
+after it read it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A decoded token where the host has a part in every layer: what lies between is asked for at once.
 
-The parts of a step: of each layer attention and router (with the sum of the layer before), then the
-experts that the device has; at the end the head and the choice of tokens. While the device computes the
-first part of the next layer, the host does what nothing waits for.
+The parts of a step: of each layer attention and router (with the sum of the layer before), then
+the experts that the device has; at the end the head and the choice of tokens. While the device
+computes the first part of the next layer, the host does what nothing waits for.
 """
 
 from __future__ import annotations

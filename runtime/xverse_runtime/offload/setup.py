@@ -1,4 +1,4 @@
-"""Expert offload for a model, as a plan has it: slots, staging, pinned memory, kernels of the host."""
+"""Expert offload for a model as a plan has it: slots, staging, pinned memory, host kernels."""
 
 from __future__ import annotations
 
@@ -114,8 +114,8 @@ def host_kernels(threads: int | None) -> KernelBackend:
 def most_few(placement: Placement, machine: Machine) -> int:
     """The most tokens of a pass whose misses the CPU computes sooner than their layers cross.
 
-    T tokens touch a share 1 - (1 - k / E)^T of the experts that are not on the device. Decided once,
-    by the machine's figures: what a pass gives must not depend on how busy the machine is.
+    T tokens touch a share 1 - (1 - k / E)^T of the experts that are not on the device. Decided
+    once, by the machine's figures: what a pass gives must not depend on how busy the machine is.
     """
     sizes = placement.sizes
     config = sizes.config

@@ -133,7 +133,7 @@ def all_slots(config: ModelConfig) -> int:
 
 
 class SecondHand:
-    """A recorder on the CPU: a replay runs the recorded work again, with what it was recorded with."""
+    """A recorder on the CPU: a replay runs what was recorded again, on the same tensors."""
 
     def __init__(self, fails_at: int | None = None) -> None:
         self.recorded = 0

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.fake_device import FakeDevice, HazardError
+from tests.fake_device import FakeDevice
 from xverse_kernels.backend import KernelBackend
 from xverse_kernels.cpu.backend import CpuBackend
 from xverse_kernels.cpu.extension import native
-from xverse_kernels.packing import BF16, INT4, ExpertBlocks, ExpertLayout, WeightFormat
+from xverse_kernels.packing import INT4, ExpertBlocks, ExpertLayout, WeightFormat
 from xverse_kernels.reference_backend import ReferenceBackend
 from xverse_kernels.types import Norm, RoutedTokens, SwigluWeights
 from xverse_runtime.offload.costs import LinearCost
