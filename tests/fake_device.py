@@ -76,6 +76,8 @@ class FakeMark:
 class FakeDevice:
     """`OffloadDevice` on host memory."""
 
+    checks = True
+
     def __init__(
         self,
         rng: random.Random | None = None,

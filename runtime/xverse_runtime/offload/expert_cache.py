@@ -184,8 +184,9 @@ class ExpertCache:
             return
         if reservation.evicted is not None:
             self._stale[reservation.evicted[0]] = True
-        self.device.reading([staging_row])
-        self.device.writing([reservation.slot])
+        if self.device.checks:
+            self.device.reading([staging_row])
+            self.device.writing([reservation.slot])
         self.pool[reservation.slot].copy_(self.pool[staging_row])
         self.slots.commit(key)
         self._stale[key[0]] = True

@@ -39,9 +39,9 @@ class HostExperts:
     def pinned_layers(self) -> int:
         return sum(self._pinned)
 
-    def blocks(self, layer: int) -> Tensor:
-        """uint8 [at least the routed experts, block_bytes]."""
-        return self._blocks[layer]
+    def some(self, layer: int, table: Tensor) -> ExpertBlocks:
+        """The experts of a layer that a table names; they come out in fp32."""
+        return ExpertBlocks(self._blocks[layer], self.layout, torch.float32, table)
 
     def block(self, key: Key) -> Tensor:
         """uint8 [block_bytes]."""

@@ -10,6 +10,7 @@ graphs: see `ExpertOffload.begin`, `hits`, `misses` and `finish`.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +20,6 @@ import torch
 from torch import Tensor
 
 from xverse_kernels.backend import KernelBackend
-from xverse_kernels.packing import ExpertBlocks
 from xverse_kernels.types import RoutedTokens
 from xverse_runtime.moe import ExpertRunner
 from xverse_runtime.offload.expert_cache import ExpertCache, TableRows
@@ -52,6 +52,11 @@ class FewTokens:
     from_host: Tensor
     late_is_zero: bool = True
     from_host_is_zero: bool = True
+
+    @property
+    def on_host(self) -> RoutedTokens:
+        """What the router chose, as the host has it."""
+        return RoutedTokens(self.normed, self.weights, self.ids, self.logits)
 
     @property
     def parts(self) -> list[Tensor]:
@@ -108,7 +113,10 @@ class ExpertOffload:
         width = experts + len(self._shared)
         self._late_rows = TableRows(cache.device, width)
         self._late_table = cache.device.empty(width, dtype=torch.int32)
+        # The table of what the CPU computes, and the same memory for single numbers: writing those
+        # to a tensor takes ten times as long.
         self._cpu_table = torch.full((width,), -1, dtype=torch.int32)
+        self._cpu_numbers = (ctypes.c_int32 * width).from_address(self._cpu_table.data_ptr())
         self._half = 0
         self._idle_s = 0.0
         self._left_at: float | None = None  # when the host was through with the layer before
@@ -149,8 +157,8 @@ class ExpertOffload:
         buffers = self._buffers_for(routed)
         to_host = self.cache.device.to_host
         to_host(routed.expert_ids, buffers.ids)
-        to_host(routed.weights, buffers.weights)
-        to_host(routed.normed, buffers.normed)
+        to_host(routed.weights.float(), buffers.weights)
+        to_host(routed.normed.float(), buffers.normed)
         to_host(routed.logits, buffers.logits)
         return buffers
 
@@ -162,7 +170,8 @@ class ExpertOffload:
     def prepare_hits(self, layer: int) -> None:
         """Bring the layer's table up to date."""
         self.cache.table(layer)
-        self.cache.device.reading(self.cache.resident_rows(layer))
+        if self.cache.device.checks:
+            self.cache.device.reading(self.cache.resident_rows(layer))
 
     def launch_hits(self, layer: int, routed: RoutedTokens, buffers: FewTokens) -> None:
         """Only computations, by a table that is always in the same place: can be captured."""
@@ -279,7 +288,8 @@ class ExpertOffload:
         upload = cache.device.upload(cache.pool, copies)
         cache.device.compute_after(upload)
         self._send_table(rows)
-        cache.device.reading(rows.values())
+        if cache.device.checks:
+            cache.device.reading(rows.values())
         self._kernels.expert_parts(routed, cache.blocks(self._late_table), buffers.late)
         buffers.late_is_zero = False
         self.statistics.critical_bytes += upload.nbytes
@@ -287,15 +297,13 @@ class ExpertOffload:
 
     def _compute(self, layer: int, experts: Sequence[int], buffers: FewTokens) -> None:
         """By the CPU, into the part that comes from the host."""
-        cache, table = self.cache, self._cpu_table
-        index = torch.tensor(experts)
-        table[index] = index.to(torch.int32)
-        routed = RoutedTokens(
-            buffers.normed.float(), buffers.weights.float(), buffers.ids, buffers.logits
-        )
-        blocks = ExpertBlocks(cache.host.blocks(layer), cache.host.layout, torch.float32, table)
-        self._host_kernels.expert_parts(routed, blocks, buffers.computed)
-        table[index] = -1
+        cache, numbers = self.cache, self._cpu_numbers
+        for expert in experts:
+            numbers[expert] = expert
+        blocks = cache.host.some(layer, self._cpu_table)
+        self._host_kernels.expert_parts(buffers.on_host, blocks, buffers.computed)
+        for expert in experts:
+            numbers[expert] = -1
         cache.device.to_device(buffers.computed, buffers.from_host)
         buffers.from_host_is_zero = False
 
@@ -334,14 +342,14 @@ class ExpertOffload:
         if tokens not in self._buffers:
             device, hidden = self.cache.device, routed.normed.shape[1]
 
-            def on_host(like: Tensor) -> Tensor:
-                return device.host_buffer(*like.shape, dtype=like.dtype)
+            def on_host(like: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+                return device.host_buffer(*like.shape, dtype=dtype)
 
             def parts() -> Tensor:
                 return device.empty(tokens, slots, hidden, dtype=torch.float32).zero_()
 
             self._buffers[tokens] = FewTokens(
-                ids=on_host(routed.expert_ids),
+                ids=on_host(routed.expert_ids, routed.expert_ids.dtype),
                 weights=on_host(routed.weights),
                 normed=on_host(routed.normed),
                 logits=on_host(routed.logits),
@@ -376,7 +384,8 @@ class ExpertOffload:
                 first = cache.host.experts
                 rows.update(enumerate(cache.shared_rows(layer), start=first))
             self._send_table(rows)
-            cache.device.reading(rows.values())
+            if cache.device.checks:
+                cache.device.reading(rows.values())
             total = self._kernels.experts(routed, cache.blocks(self._late_table), total)
             self._admit(layer, wanted, group.passing)
             stream.release()

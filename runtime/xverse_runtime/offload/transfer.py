@@ -54,6 +54,10 @@ class OffloadDevice(Protocol):
     def device(self) -> torch.device:
         """Where its tensors are."""
 
+    @property
+    def checks(self) -> bool:
+        """Whether it wants to hear of `reading` and `writing`."""
+
     def empty(self, *shape: int, dtype: torch.dtype) -> Tensor:
         """Memory of the device.
 
@@ -81,10 +85,10 @@ class OffloadDevice(Protocol):
         """Behind everything that is in the queue of computations now."""
 
     def reading(self, rows: Iterable[int]) -> None:
-        """What is computed next reads these rows of the pool. For devices that check."""
+        """What is computed next reads these rows of the pool."""
 
     def writing(self, rows: Iterable[int]) -> None:
-        """What is computed next writes these rows. For devices that check."""
+        """What is computed next writes these rows."""
 
     def upload(self, pool: Tensor, copies: Sequence[BlockCopy]) -> Upload:
         """Copy blocks into rows of the pool, after all computations so far."""
@@ -95,6 +99,8 @@ class OffloadDevice(Protocol):
 
 class CudaQueues:
     """`OffloadDevice` on a CUDA device: the current stream computes, a stream of its own copies."""
+
+    checks = False
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
