@@ -27,9 +27,8 @@ class Group(NamedTuple):
 class LayerStream:
     """Experts in groups of fixed numbers, whatever is cached: so sums come in the same order.
 
-    What is resident must stay so until it was computed: nothing may be uploaded to slots between
-    `take` of a layer's first group and `release` of its last, except over experts that are not
-    `planned`.
+    What is resident must stay so until it was computed: slots may only change while groups are
+    taken and released if what is `still_needed` is left alone.
     """
 
     def __init__(self, cache: ExpertCache) -> None:
@@ -73,9 +72,15 @@ class LayerStream:
                 group.upload.wait()
         self._begun.clear()
 
-    def planned(self) -> list[Key]:
-        """Experts that groups that were begun count on where they are now."""
-        return [(group.layer, expert) for group in self._begun for expert in group.rows]
+    def still_needed(self, layer: int, number: int) -> list[Key]:
+        """Experts that have slots and that groups after this one are going to use there."""
+        slots = self._cache.slots
+        later = [one for group in self.groups[number + 1 :] for one in group]
+        keys = [(layer, expert) for expert in later if slots.table(layer)[expert] >= 0]
+        for following in range(layer + 1, self._cache.host.layers):
+            table = slots.table(following)
+            keys += [(following, expert) for expert, slot in enumerate(table) if slot >= 0]
+        return keys
 
     def _begin_after(self, group: Group) -> None:
         if group.number + 1 < len(self.groups):

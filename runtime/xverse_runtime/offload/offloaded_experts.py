@@ -387,7 +387,7 @@ class ExpertOffload:
             if cache.device.checks:
                 cache.device.reading(rows.values())
             total = self._kernels.experts(routed, cache.blocks(self._late_table), total)
-            self._admit(layer, wanted, group.passing)
+            self._admit(layer, number, wanted, group.passing)
             stream.release()
         self.statistics.prompt_bytes = stream.uploaded_bytes
         return total.to(x.dtype)
@@ -407,10 +407,14 @@ class ExpertOffload:
         self._note(layer, used, self._tail[1][:count].float().softmax(-1))
         return dict.fromkeys(expert for row in reversed(used) for expert in row[:top_k])
 
-    def _admit(self, layer: int, wanted: dict[int, None], passing: dict[int, int]) -> None:
-        """Give experts slots that the next tokens are likely to go to, while they are here."""
+    def _admit(
+        self, layer: int, number: int, wanted: dict[int, None], passing: dict[int, int]
+    ) -> None:
+        """Give experts slots that the next tokens are likely to go to, while they are here; others
+        that this pass still needs stay."""
         cache = self.cache
-        cache.slots.protect(self._stream.planned())
+        cache.slots.enter_layer()  # what the last tokens use has no more right to stay than others
+        cache.slots.protect(self._stream.still_needed(layer, number))
         for expert in wanted:
             if expert in passing:
                 cache.adopt((layer, expert), passing[expert])

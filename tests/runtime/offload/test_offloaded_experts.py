@@ -196,3 +196,108 @@ def fuzz_one(seed: int) -> None:
 def test_any_cache_any_delay_any_decision_gives_the_same(first: int) -> None:
     for seed in range(first, first + 250):
         fuzz_one(seed)
+
+
+def everything(model: Model, device: FakeDevice, **how: object) -> tuple[ExpertOffload, Tensor]:
+    """An offload that has run a while, and what its tokens should give."""
+    offload = make_offload(model, device, **how)  # type: ignore[arg-type]
+    generator = torch.Generator().manual_seed(5)
+    for tokens in (1, 12, 1, 1, 3, 20, 1):
+        x = torch.randn(tokens, HIDDEN, generator=generator)
+        assert torch.equal(run(model, offload, x), plainly(model, x, offload.cache.staged))
+    return offload, x
+
+
+@pytest.mark.parametrize("pinned_layers", [0, 1, 2, 3])
+def test_what_cannot_be_pinned_is_computed_by_the_cpu(pinned_layers: int) -> None:
+    granted = 0
+
+    def pins(_nbytes: int) -> bool:
+        nonlocal granted
+        granted += 1
+        return granted <= pinned_layers
+
+    device = FakeDevice(pins=pins)
+    offload, _ = everything(MODEL, device, slots=LAYERS, modes=ModeChooser())
+    assert offload.cache.host.pinned_layers == pinned_layers
+    statistics = offload.statistics
+    assert (statistics.background_bytes + statistics.critical_bytes > 0) == (pinned_layers > 0)
+
+
+def test_a_step_that_hits_everything_copies_no_experts() -> None:
+    device = FakeDevice()
+    offload, x = everything(MODEL, device, slots=LAYERS * EXPERTS)
+    before = device.uploads
+    run(MODEL, offload, x)
+    assert device.uploads == before
+    assert offload.statistics.hit_rate == 1.0
+    assert offload.statistics.prompt_bytes == 0
+
+
+def test_experts_that_are_cached_are_not_fetched_again_for_a_prompt() -> None:
+    offload = make_offload(MODEL, FakeDevice(), slots=LAYERS * 5)
+    x = torch.randn(20, HIDDEN, generator=torch.Generator().manual_seed(0))
+    run(MODEL, offload, x)
+    absent = LAYERS * (EXPERTS - 5)
+    assert offload.statistics.prompt_bytes == absent * EXPERT_BYTES
+
+
+def test_a_prompt_leaves_what_its_last_tokens_used() -> None:
+    """As far as it comes by while others can leave: the last layer's, with a policy that prefers
+    what was used last, are those of the last tokens."""
+    offload = make_offload(MODEL, FakeDevice(), slots=LAYERS * 4, policy=LeastRecentlyUsed())
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        x = torch.randn(20, HIDDEN, generator=generator)
+        used = []
+        for layer in range(LAYERS):
+            routed = MODEL.route(layer, x)
+            used.append(routed.expert_ids[-1, :TOP_K].tolist())
+            x = offload.runners[layer](routed, x, None)
+    table = offload.cache.slots.table(LAYERS - 1)
+    assert sum(table[expert] >= 0 for expert in used[-1]) >= TOP_K - 1
+    assert sum(len(set(one) - set(used[-1])) for one in used) > 0
+
+
+def test_the_same_tokens_in_one_pass_or_several() -> None:
+    """For kernels whose splits are exact."""
+    if not MODEL.kernels.exact_splits:
+        pytest.skip("plain torch sums matrices of other heights in another order")
+    offload = make_offload(MODEL, FakeDevice(), slots=LAYERS * 3)
+    x = torch.randn(MOST_FEW, HIDDEN, generator=torch.Generator().manual_seed(0))
+    together = run(MODEL, offload, x)
+    single = torch.cat([run(MODEL, offload, row) for row in x.split(1)])
+    assert torch.equal(together, single)
+
+
+def test_statistics_count_every_use_once() -> None:
+    offload = make_offload(
+        MODEL, FakeDevice(), slots=LAYERS * 3, scheduler=AtRandom(random.Random(2))
+    )
+    tokens = 0
+    for count in (1, 3, 1, 1, 4, 1, 1, 1):
+        run(MODEL, offload, torch.randn(count, HIDDEN))
+        tokens += count
+    statistics = offload.statistics
+    assert statistics.tokens == tokens
+    assert statistics.uses == tokens * LAYERS * TOP_K
+    assert min(statistics.hits, statistics.on_cpu, statistics.over_link) > 0
+    assert statistics.critical_bytes % EXPERT_BYTES == 0
+    assert statistics.layers == 8 * LAYERS
+    assert offload.scheduler.observed > 0  # type: ignore[attr-defined]
+
+
+def test_real_costs_are_learnt_within_a_few_tokens() -> None:
+    """The link turns out a hundred times slower than expected: it is given up."""
+    device = FakeDevice(upload_seconds=lambda nbytes: nbytes / 1e6)
+    slow = LinearCost(1e-3, 1e8)
+    scheduler = MissScheduler(EXPERT_BYTES, slow, LinearCost(1e-6, 1e12))
+    offload = make_offload(MODEL, device, slots=LAYERS, scheduler=scheduler)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(12):
+        run(MODEL, offload, torch.randn(1, HIDDEN, generator=generator))
+    before = offload.statistics.over_link
+    assert before > 0
+    for _ in range(12):
+        run(MODEL, offload, torch.randn(1, HIDDEN, generator=generator))
+    assert offload.statistics.over_link - before <= 2  # a trial now and then
