@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from xverse_cli.generation import Reply, sampling_settings
@@ -49,6 +50,9 @@ def reply_object(
         },
         "truncated": last.truncated,
     }
+    statistics = engine.offload_statistics
+    if statistics is not None:
+        result["offload"] = {**asdict(statistics), "hit_rate": statistics.hit_rate}
     if params.logprobs is not None:
         result["logprobs"] = [_logprob(entry) for entry in reply.logprobs]
     return result

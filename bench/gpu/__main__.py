@@ -9,6 +9,7 @@ import torch
 
 from bench.gpu import ROOT
 from bench.gpu.kernels import measure_kernels
+from bench.gpu.offload import PARTS, measure_offload
 from bench.gpu.peer import measure_peer
 from bench.gpu.runtime import measure_runtime
 from bench.table import Report
@@ -18,8 +19,9 @@ RESULTS = ROOT / "bench" / "results"
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
-    parser.add_argument("what", choices=("kernels", "runtime", "peer"), nargs="+")
+    parser.add_argument("what", choices=("kernels", "runtime", "peer", "offload"), nargs="+")
     parser.add_argument("--precision", nargs="*", default=["bf16", "int8", "int4"])
+    parser.add_argument("--part", nargs="*", choices=PARTS, default=[*PARTS], help="of offload")
     parser.add_argument("--layers", type=int, default=28, help="fewer for smaller GPUs")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the tables")
     arguments = parser.parse_args()
@@ -31,6 +33,9 @@ def main() -> None:
             measure_kernels(report, arguments.precision)
         elif what == "runtime":
             measure_runtime(report, arguments.precision, arguments.layers)
+        elif what == "offload":
+            points = arguments.output / f"offload-{device_slug()}.json"
+            measure_offload(report, arguments.part, arguments.layers, points)
         else:
             measure_peer(report, arguments.layers)
         print(report.write())

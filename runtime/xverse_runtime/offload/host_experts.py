@@ -59,6 +59,8 @@ class HostExperts:
         device: OffloadDevice,
         most_bytes: int,
         on_copied: Callable[[int], None] = lambda _bytes: None,
+        *,
+        in_place: bool = False,
     ) -> None:
         """Copy layers into pinned memory, one after the other, until ``most_bytes`` are used or the
         system refuses; what was refused stays as it is mapped.
@@ -67,6 +69,7 @@ class HostExperts:
             device: what is to read them.
             most_bytes: limit.
             on_copied: told the bytes of each layer.
+            in_place: the blocks are the program's own memory, and need no copy.
         """
         for layer in range(self.layers):
             if self._pinned[layer]:
@@ -74,9 +77,9 @@ class HostExperts:
             size = self.experts * self.layout.block_bytes
             if size > most_bytes:
                 return
+            own = self._blocks[layer][: self.experts]
             try:
-                own = torch.empty(self.experts, self.layout.block_bytes, dtype=torch.uint8)
-                own.copy_(self._blocks[layer][: self.experts])
+                own = own if in_place else own.clone()
             except (RuntimeError, MemoryError):  # torch says RuntimeError when malloc fails
                 return
             if not device.pin(own):

@@ -50,6 +50,7 @@ def build_offload(
     kernels: KernelBackend,
     *,
     threads: int | None = None,
+    in_place: bool = False,
     progress: ProgressCallback = lambda _progress: None,
     on_adjustment: AdjustmentCallback = lambda _code, _facts: None,
 ) -> ExpertOffload:
@@ -62,6 +63,7 @@ def build_offload(
         device: where the slots are.
         kernels: of that device.
         threads: of the host's kernels; ``None`` takes the cores.
+        in_place: pin the blocks where they lie: they are the program's own memory.
         progress: told the bytes of experts that are in their places.
         on_adjustment: told ``offload.fewer_slots`` and ``offload.less_pinned``.
 
@@ -82,7 +84,7 @@ def build_offload(
         progress(LoadProgress(min(done, total), total))
 
     cache.load(_round_robin(config), on_loaded)
-    host.pin(device, placement.pinned_experts, on_loaded)
+    host.pin(device, placement.pinned_experts, on_loaded, in_place=in_place)
     progress(LoadProgress(total, total))
     wished = placement.pinned_experts // (block * config.num_experts)
     if host.pinned_layers < min(wished, config.num_layers):

@@ -1,0 +1,149 @@
+"""Expert offload on a real GPU: bytes, order, graphs, and the text beside the whole model's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.runtime.helpers import GOLDEN, expected_cases
+from tests.runtime.offload.test_offloaded_engine import (
+    MACHINE,
+    Offloaded,
+    all_slots,
+    placement,
+    reply,
+)
+from xverse_runtime import engine as engine_module
+from xverse_runtime.config import EngineConfig, ModelConfig
+from xverse_runtime.engine import Engine
+from xverse_runtime.model_dir import ModelDirectory
+from xverse_runtime.offload.setup import ModelPlan
+from xverse_runtime.offload.transfer import CudaQueues
+from xverse_runtime.store.convert import convert_checkpoint
+from xverse_runtime.store.precision import PRESETS
+from xverse_runtime.types import SamplingParams
+
+NAME = "moe-gqa"
+GREEDY = SamplingParams(temperature=0, max_new_tokens=40)
+Load = Callable[..., Engine]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("stores") / "int4"
+    convert_checkpoint(GOLDEN / NAME, path, PRESETS["int4"])
+    return path
+
+
+@pytest.fixture(scope="module")
+def config(store: Path) -> ModelConfig:
+    return ModelConfig.from_dir(ModelDirectory.open(store))
+
+
+@pytest.fixture
+def load(store: Path, config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> Load:
+    def make(
+        slots: int, *, pinned: bool = True, most_few: int | None = None, **how: bool
+    ) -> Engine:
+        device = torch.device("cuda", torch.cuda.current_device())
+        plan = ModelPlan(placement(config, slots, pinned=pinned), MACHINE)
+        monkeypatch.setattr(
+            engine_module, "fit_model", lambda *_: Offloaded(device, "as if", 512, plan=plan)
+        )
+        engine = Engine.load(store, EngineConfig(device="cuda", **how))
+        assert engine._offload is not None
+        if most_few is not None:
+            engine._offload._most_few = most_few
+        return engine
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def prompt() -> list[int]:
+    ids: list[int] = expected_cases(NAME)[0]["prompt_token_ids"]
+    return ids
+
+
+def test_uploads_bring_the_bytes(config: ModelConfig) -> None:
+    queues = CudaQueues(torch.device("cuda", torch.cuda.current_device()))
+    pool = queues.empty(8, 4096, dtype=torch.uint8)
+    blocks = torch.randint(0, 256, (8, 4096), dtype=torch.uint8)
+    assert queues.pin(blocks)
+    for turn in range(50):
+        upload = queues.upload(pool, [(blocks[row], (row + turn) % 8) for row in range(8)])
+        queues.compute_after(upload)
+        back = queues.host_buffer(8, 4096, dtype=torch.uint8)
+        queues.to_host(pool, back)
+        mark = queues.mark()
+        mark.wait()
+        assert torch.equal(back, blocks.roll(turn, 0))
+        assert upload.is_done()
+        seconds = upload.seconds()
+        assert seconds is not None
+        assert seconds > 0
+    queues.close()
+
+
+def test_slots_hold_what_the_table_says(load: Load, config: ModelConfig, prompt: list[int]) -> None:
+    engine = load(all_slots(config) // 2, most_few=4)
+    reply(engine, prompt, GREEDY)
+    offload = engine._offload
+    assert offload is not None
+    cache = offload.cache
+    torch.cuda.synchronize()
+    cache.poll()
+    torch.cuda.synchronize()
+    for layer in range(config.num_layers):
+        table = cache.table(layer).cpu()
+        for expert, slot in enumerate(cache.slots.table(layer)):
+            assert int(table[expert]) == slot
+            if slot >= 0:
+                assert torch.equal(cache.pool[slot].cpu(), cache.host.block((layer, expert)))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.7])
+@pytest.mark.parametrize("pinned", [True, False])
+def test_logits_beside_the_whole_model(
+    load: Load, config: ModelConfig, prompt: list[int], share: float, pinned: bool
+) -> None:
+    """The CPU rounds activations to integers where the GPU keeps bf16."""
+    for most_few in (1, 64):
+        whole = load(all_slots(config), most_few=most_few)
+        expected = whole._decoder.forward(prompt, whole._cache, logits_for=slice(None)).float()
+        some = load(int(share * all_slots(config)), pinned=pinned, most_few=most_few)
+        logits = some._decoder.forward(prompt, some._cache, logits_for=slice(None)).float()
+        error = (logits - expected).norm(dim=1) / expected.norm(dim=1)
+        assert error.median() < (0.05 if most_few > 1 else 0.01)
+
+
+def test_a_prompt_does_not_tell_what_was_cached(
+    load: Load, config: ModelConfig, prompt: list[int]
+) -> None:
+    """Only the GPU computes here: the same bits."""
+    whole = load(all_slots(config), most_few=1)
+    expected = whole._decoder.forward(prompt, whole._cache, logits_for=slice(None))
+    for share in (0.0, 0.3, 0.7):
+        some = load(int(share * all_slots(config)), most_few=1)
+        assert torch.equal(
+            some._decoder.forward(prompt, some._cache, logits_for=slice(None)), expected
+        )
+
+
+@pytest.mark.parametrize("cuda_graph", [True, False])
+def test_replies(load: Load, config: ModelConfig, prompt: list[int], cuda_graph: bool) -> None:
+    whole = load(all_slots(config), cuda_graph=False)
+    some = load(all_slots(config) // 2, cuda_graph=cuda_graph)
+    for params in (GREEDY, replace(GREEDY, temperature=0.7, top_k=20, seed=3)):
+        for _ in range(3):
+            tokens, expected = reply(some, prompt, params), reply(whole, prompt, params)
+            same = sum(a == b for a, b in zip(tokens, expected, strict=False))
+            assert same >= 0.8 * len(expected)
+    statistics = some.offload_statistics
+    assert statistics is not None
+    assert statistics.on_cpu > 0
+    assert statistics.background_bytes + statistics.critical_bytes > 0
