@@ -87,6 +87,7 @@ class ExpertOffload:
         top_k: int,
         most_few: int,
         modes: ModeChooser | None = None,
+        on_step: Callable[[], None] = lambda: None,
     ) -> None:
         """
         Args:
@@ -97,11 +98,13 @@ class ExpertOffload:
             top_k: routed experts of a token.
             most_few: passes of more tokens stream the layers through.
             modes: which way to go, step by step; by default always the scheduler's.
+            on_step: called after every pass of a few tokens.
         """
         self.cache = cache
         self.statistics = OffloadStatistics()
         self.scheduler = scheduler
         self.modes = modes or ModeChooser(("scheduled",))
+        self._on_step = on_step
         self._kernels = kernels
         self._host_kernels = host_kernels
         self._top_k = top_k
@@ -194,7 +197,7 @@ class ExpertOffload:
         chosen.wait()
         waited = perf_counter()
         if layer == 0:
-            self._begin_step(waited)
+            self._step_began = waited
         if self._left_at is not None:
             self._idle_s = IDLE_FADES * self._idle_s + (1 - IDLE_FADES) * (waited - self._left_at)
         ids: list[list[int]] = buffers.ids.tolist()
@@ -245,13 +248,12 @@ class ExpertOffload:
             self.cache.wish(rest.split.background)
         self.cache.poll()
         self._observe()
-        if rest.number == self.cache.host.layers - 1 and self._step_began is not None:
-            self.modes.took(perf_counter() - self._step_began)
+        if rest.number == self.cache.host.layers - 1:
+            if self._step_began is not None:
+                self.modes.took(perf_counter() - self._step_began)
+            self._on_step()
         self._left_at = perf_counter()
         self.statistics.coordination_s += self._left_at - started
-
-    def _begin_step(self, now: float) -> None:
-        self._step_began = now
 
     def _divide(self, layer: int, missing: list[int]) -> tuple[Split, list[int]]:
         """What the scheduler says, and the experts that only the CPU can compute now."""

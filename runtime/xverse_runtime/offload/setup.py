@@ -12,6 +12,7 @@ from xverse_kernels.cpu.extension import physical_cores
 from xverse_kernels.packing import ExpertBlocks
 from xverse_runtime.config import ModelConfig
 from xverse_runtime.offload.costs import LinearCost
+from xverse_runtime.offload.disk_watch import DiskWatch
 from xverse_runtime.offload.expert_cache import ExpertCache
 from xverse_runtime.offload.host_experts import HostExperts
 from xverse_runtime.offload.machine import Machine
@@ -65,7 +66,8 @@ def build_offload(
         threads: of the host's kernels; ``None`` takes the cores.
         in_place: pin the blocks where they lie: they are the program's own memory.
         progress: told the bytes of experts that are in their places.
-        on_adjustment: told ``offload.fewer_slots`` and ``offload.less_pinned``.
+        on_adjustment: told ``offload.fewer_slots``, ``offload.less_pinned`` and, later,
+            ``offload.slow_disk``.
 
     Raises:
         torch.OutOfMemoryError: not even a pool without slots fits.
@@ -100,6 +102,7 @@ def build_offload(
         top_k=config.top_k,
         most_few=most_few(placement, machine),
         modes=ModeChooser(MODES if host.pinned_layers else ("scheduled",)),
+        on_step=DiskWatch(lambda: on_adjustment("offload.slow_disk", {})).step,
     )
 
 

@@ -19,9 +19,11 @@ from xverse_runtime.config import EngineConfig, ModelConfig
 from xverse_runtime.decode_loop import DecodeLoop
 from xverse_runtime.decoding import TorchSampler
 from xverse_runtime.engine import Engine
+from xverse_runtime.errors import ResourceError
 from xverse_runtime.fit import Fit
 from xverse_runtime.model_dir import ModelDirectory
 from xverse_runtime.model_sizes import ModelSizes
+from xverse_runtime.offload.disk_watch import DiskWatch
 from xverse_runtime.offload.machine import Machine
 from xverse_runtime.offload.machines import find_machine
 from xverse_runtime.offload.pieces import Recording
@@ -273,3 +275,81 @@ def test_progress_reaches_the_end(load: Load, config: ModelConfig) -> None:
     load(all_slots(config) // 3, progress=seen.append)
     assert seen[-1].done_bytes == seen[-1].total_bytes > 0
     assert [one.done_bytes for one in seen] == sorted(one.done_bytes for one in seen)
+
+
+def test_memory_that_another_program_took(
+    load: Load, config: ModelConfig, prompt: list[int]
+) -> None:
+    """Fewer slots than planned, told; the same text."""
+    whole, _, _ = load(all_slots(config))
+    wished = all_slots(config) // 2
+
+    class Crowded(FakeDevice):
+        def empty(self, *shape: int, dtype: torch.dtype) -> torch.Tensor:
+            if dtype == torch.uint8 and shape[0] > wished // 2 + 4:
+                raise torch.OutOfMemoryError("not that much in one piece")
+            return super().empty(*shape, dtype=dtype)
+
+    some, _, told = load(wished, device=Crowded())
+    assert reply(some, prompt) == reply(whole, prompt)
+    ((code, facts),) = told
+    assert code == "offload.fewer_slots"
+    assert facts["slots"] < facts["wished"] == wished
+
+
+def test_not_even_the_staging_fits(load: Load) -> None:
+    with pytest.raises(ResourceError) as caught:
+        load(4, device=FakeDevice(memory=100))
+    assert caught.value.code == "memory.exhausted"
+
+
+@pytest.mark.parametrize("layers", [0, 1])
+def test_memory_that_cannot_be_pinned(
+    load: Load, config: ModelConfig, prompt: list[int], layers: int
+) -> None:
+    granted = 0
+
+    def pins(_nbytes: int) -> bool:
+        nonlocal granted
+        granted += 1
+        return granted <= layers
+
+    whole, _, _ = load(all_slots(config))
+    some, _, told = load(all_slots(config) // 3, device=FakeDevice(pins=pins))
+    assert told == [("offload.less_pinned", {"pinned": layers, "layers": config.num_layers})]
+    assert reply(some, prompt) == reply(whole, prompt)
+
+
+def test_an_automatic_device_falls_back_to_the_cpu(
+    store: Path, config: ModelConfig, prompt: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = ModelPlan(placement(config, 4), MACHINE)
+    monkeypatch.setattr(engine_module, "CudaQueues", lambda _device: FakeDevice(memory=100))
+    monkeypatch.setattr(
+        engine_module, "fit_model", lambda *_: Offloaded(CPU, "as if", 512, plan=plan)
+    )
+    told: list[str] = []
+    engine = Engine.load(
+        store, EngineConfig(device="auto"), on_adjustment=lambda code, _: told.append(code)
+    )
+    assert told == ["offload.failed"]
+    assert engine.offload_statistics is None
+    assert reply(engine, prompt)
+
+
+def test_waiting_for_the_disk_is_told_once() -> None:
+    faults = iter([5, 6, 40, 90, 200])
+    told: list[int] = []
+    watch = DiskWatch(lambda: told.append(1), lambda: next(faults))
+    for steps, expected in enumerate([0, 1, 1, 1]):
+        watch.step()
+        assert len(told) == expected, steps
+
+
+def test_the_forecast_is_for_the_context_at_hand(load: Load, config: ModelConfig) -> None:
+    engine, _, _ = load(all_slots(config) // 3)
+    short, full = engine.forecast(10), engine.forecast(10**6)
+    assert short is not None
+    assert full == engine.forecast(512)
+    assert short.tokens_per_s > full.tokens_per_s
+    assert 0 < full.hit_rate < 1
