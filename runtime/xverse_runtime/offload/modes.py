@@ -14,11 +14,11 @@ from typing import Literal
 Mode = Literal["scheduled", "cpu", "link"]
 MODES: tuple[Mode, ...] = ("scheduled", "cpu", "link")
 
-STEPS = 3  # that a mode is given in a row; the first of them only changes over
-TRIAL_EVERY = 128  # steps of the best mode between two trials
+STEPS = 8  # of a trial; the first of them only changes over
+TRIAL_EVERY = 256  # steps of the best mode between two trials
 REMEMBERED = 9  # steps of a mode; the median of their times counts
-CLEARLY = 0.95  # of the best mode's time: what another must stay under to replace it
-HOPELESS = 1.5  # times the best: such a mode is tried only a quarter as often
+CLEARLY = 0.92  # of the best mode's time: what another must stay under to replace it
+HOPELESS = 1.5  # times the best: such a trial ends at once, and comes a quarter as often
 
 
 class ModeChooser:
@@ -44,7 +44,7 @@ class ModeChooser:
             times.append(seconds)
             del times[:-REMEMBERED]
         self._left -= 1
-        if self._left <= 0:
+        if self._left <= 0 or (self.mode != self.best and self._is_hopeless(self.mode)):
             self._think()
 
     def seconds(self, mode: Mode) -> float | None:
@@ -67,12 +67,13 @@ class ModeChooser:
 
     def _due(self) -> Mode:
         """The mode to try, or the best."""
-        of_best = self.seconds(self.best)
         for mode, since in self._since.items():
             if mode == self.best or mode == self.mode:
                 continue
-            known = self.seconds(mode)
-            hopeless = known is not None and of_best is not None and known > HOPELESS * of_best
-            if since >= TRIAL_EVERY * (4 if hopeless else 1):
+            if since >= TRIAL_EVERY * (4 if self._is_hopeless(mode) else 1):
                 return mode
         return self.best
+
+    def _is_hopeless(self, mode: Mode) -> bool:
+        known, of_best = self.seconds(mode), self.seconds(self.best)
+        return known is not None and of_best is not None and known > HOPELESS * of_best

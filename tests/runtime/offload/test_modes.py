@@ -1,0 +1,89 @@
+"""The way that real steps are fastest in."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from xverse_runtime.offload.modes import STEPS, TRIAL_EVERY, Mode, ModeChooser
+
+
+def run(chooser: ModeChooser, steps: int, seconds: Callable[[Mode, int], float]) -> float:
+    """Steps, each of which takes what ``seconds`` says of its mode and number; their sum."""
+    total = 0.0
+    for number in range(steps):
+        took = seconds(chooser.mode, number)
+        total += took
+        chooser.took(took)
+    return total
+
+
+def costs(scheduled: float, cpu: float, link: float) -> Callable[[Mode, int], float]:
+    table: dict[Mode, float] = {"scheduled": scheduled, "cpu": cpu, "link": link}
+    return lambda mode, _number: table[mode]
+
+
+def test_the_schedulers_way_stays_where_it_is_fastest() -> None:
+    chooser = ModeChooser()
+    total = run(chooser, 2000, costs(1.0, 1.3, 1.4))
+    assert chooser.best == "scheduled"
+    assert total < 1.02 * 2000  # what trying the others costs
+    for mode in ("cpu", "link"):
+        assert chooser.seconds(mode) is not None
+
+
+def test_a_plain_way_that_is_faster_is_taken() -> None:
+    """As where a fixed cost, of which the scheduler does not know, eats the gain."""
+    for fastest in ("cpu", "link"):
+        chooser = ModeChooser()
+        prices = {"scheduled": 1.0, "cpu": 2.0, "link": 2.0, fastest: 0.25}
+        run(chooser, 2 * TRIAL_EVERY + 4 * STEPS, costs(**prices))
+        assert chooser.best == fastest
+        assert chooser.mode == fastest
+
+
+def test_ten_times_slower_is_not_tried_often() -> None:
+    chooser = ModeChooser()
+    total = run(chooser, 4000, costs(1.0, 10.0, 40.0))
+    assert total < 1.35 * 4000
+
+
+def test_what_changes_is_noticed() -> None:
+    """Another program takes the processor: the link is the better way from then on."""
+    chooser = ModeChooser()
+    run(chooser, 1000, costs(1.0, 1.2, 1.6))
+    assert chooser.best == "scheduled"
+    run(chooser, 3000, costs(5.0, 5.0, 1.6))
+    assert chooser.best == "link"
+    run(chooser, 3000, costs(1.0, 1.2, 1.6))
+    assert chooser.best == "scheduled"
+
+
+def test_noise_does_not_make_it_flap() -> None:
+    rng = random.Random(3)
+    chooser = ModeChooser()
+    changes, before = 0, chooser.best
+    for _ in range(5000):
+        chooser.took(rng.uniform(0.8, 1.2) * (5 if rng.random() < 0.02 else 1))
+        changes += chooser.best != before
+        before = chooser.best
+    assert changes <= 8
+
+
+def test_the_first_step_of_a_trial_does_not_count() -> None:
+    """It pays for what the mode before left undone."""
+    chooser = ModeChooser()
+    numbers: dict[Mode, int] = {}
+
+    def seconds(mode: Mode, _number: int) -> float:
+        numbers[mode] = numbers.get(mode, 0) + 1
+        return 100.0 if mode == "cpu" and numbers[mode] == 1 else {"cpu": 0.5}.get(mode, 1.0)
+
+    run(chooser, 2 * TRIAL_EVERY, seconds)
+    assert chooser.best == "cpu"
+
+
+def test_one_mode_is_never_left() -> None:
+    chooser = ModeChooser(("scheduled",))
+    run(chooser, 500, costs(1.0, 0.1, 0.1))
+    assert chooser.mode == chooser.best == "scheduled"
