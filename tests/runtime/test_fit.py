@@ -1,0 +1,106 @@
+"""Where a model is computed, on GPUs that are only described."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from xverse_runtime import fit
+from xverse_runtime.config import EngineConfig, ModelConfig
+from xverse_runtime.errors import ResourceError
+from xverse_runtime.fit import GIB, Fit, fit_model
+from xverse_runtime.model_dir import ModelDirectory
+from xverse_runtime.model_sizes import ModelSizes
+from xverse_runtime.offload.machine import Machine
+from xverse_runtime.offload.machines import find_machine
+from xverse_runtime.store.manifest import MANIFEST_FILE, FileRecord, Manifest
+from xverse_runtime.store.precision import PRESETS
+from xverse_runtime.store.synthetic import A4_2B
+
+GPU = torch.device("cuda", 0)
+CONFIG = ModelConfig.from_dict(A4_2B)
+Find = Callable[..., Fit]
+
+
+@pytest.fixture
+def find(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Find:
+    """The fit of A4.2B in int4 on a described machine. The store's weights are a hole: nobody
+    looks."""
+
+    def run(machine: Machine, *, precision: str = "int4", **wishes: object) -> Fit:
+        folder = tmp_path / precision
+        folder.mkdir(exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(A4_2B), encoding="utf-8")
+        size = ModelSizes(CONFIG, PRESETS[precision]).weights()
+        with (folder / "weights").open("wb") as file:
+            file.truncate(size)
+        records = {"weights": FileRecord(size, "0" * 64)}
+        manifest = Manifest(PRESETS[precision], {}, records)
+        (folder / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
+        wished = str(wishes.get("device", "auto"))
+        chosen = torch.device("cpu") if wished == "cpu" or not machine.has_gpu else GPU
+        monkeypatch.setattr(fit, "select_device", lambda _device: (chosen, "there"))
+        monkeypatch.setattr(fit, "free_gpu_bytes", lambda _device: machine.vram_free)
+        monkeypatch.setattr(fit, "why_not_triton", lambda _device: None)
+        monkeypatch.setattr(fit, "measure_machine", lambda _device: machine)
+        config = EngineConfig(**wishes)  # type: ignore[arg-type]
+        context = config.context_length or CONFIG.trained_context
+        return fit_model(ModelDirectory.open(folder), CONFIG, config, context)
+
+    return run
+
+
+def slots_of(found: Fit) -> float:
+    assert found.offload is not None
+    return found.offload.placement.slots_per_layer
+
+
+def test_a_small_gpu_holds_some_of_the_experts(find: Find) -> None:
+    found = find(find_machine("4060"), context_length=4096)
+    assert found.device == GPU
+    assert slots_of(found) == pytest.approx(20, abs=2)
+    assert found.context_length == 4096
+    assert "experts a layer there" in found.reason
+
+
+def test_a_large_one_holds_all(find: Find) -> None:
+    found = find(find_machine("4090"))
+    assert (found.device, found.offload, found.plan) == (GPU, None, None)
+    assert found.context_length == CONFIG.trained_context
+
+
+def test_a_large_one_with_a_cap_plays_a_small_one(find: Find) -> None:
+    small = find(find_machine("4060"), context_length=4096)
+    assert small.offload is not None
+    capped = find(find_machine("h100"), context_length=4096, gpu_memory=small.offload.placement.gpu)
+    assert slots_of(capped) == pytest.approx(slots_of(small), abs=0.1)
+    assert find(find_machine("h100"), gpu_memory=30 * GIB).offload is None
+
+
+def test_no_room_at_all(find: Find) -> None:
+    with pytest.raises(ResourceError, match=r"plan\.impossible"):
+        find(find_machine("4060"), device="cuda", gpu_memory=GIB)
+    found = find(find_machine("4060"), gpu_memory=GIB)
+    assert (found.device.type, found.plan) == ("cpu", None)
+    assert "the CPU alone is faster" in found.reason
+
+
+def test_a_slow_gpu_is_left_alone(find: Find) -> None:
+    slow = replace(find_machine("4060"), vram_bandwidth=8e9, link_to_gpu=1e9)
+    found = find(slow, context_length=4096)
+    assert found.device.type == "cpu"
+    assert find(slow, context_length=4096, device="cuda").offload is not None
+
+
+def test_a_forecast_where_it_is_wished_for(find: Find) -> None:
+    for machine in (find_machine("4090"), replace(find_machine("4090"), gpu="")):
+        assert find(machine).plan is None
+        found = find(machine, forecast=True)
+        assert found.offload is None
+        assert found.plan is not None
+        assert found.plan.forecast(100).tokens_per_s > 3
