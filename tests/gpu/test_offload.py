@@ -57,7 +57,7 @@ def load(store: Path, config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> L
         engine = Engine.load(store, EngineConfig(device="cuda", **how))
         assert engine._offload is not None
         if most_few is not None:
-            engine._offload._most_few = most_few
+            engine._offload.most_few = most_few
         return engine
 
     return make
@@ -96,7 +96,7 @@ def test_slots_hold_what_the_table_says(load: Load, config: ModelConfig, prompt:
     assert offload is not None
     cache = offload.cache
     torch.cuda.synchronize()
-    cache.poll()
+    cache.poll(offload.rules)
     torch.cuda.synchronize()
     for layer in range(config.num_layers):
         table = cache.table(layer).cpu()

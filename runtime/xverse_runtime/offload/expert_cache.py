@@ -1,27 +1,26 @@
 """Experts on the device: one pool of blocks, and a table for each layer that says which is where.
 
 The pool has three parts: slots, whose experts change; the shared experts of every layer, which
-stay; and two staging halves, for experts that are only passing through. `ExpertSlots` decides who
-has which slot; here the bytes follow, and the tables that kernels read.
+stay; and two staging halves, for experts that are only passing through. `Coordinator` decides who
+gets which slot; here the bytes follow, and the tables that kernels read.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from time import perf_counter
 
 import torch
 from torch import Tensor
 
 from xverse_kernels.packing import ExpertBlocks
+from xverse_runtime.offload.coordinator import Coordinator
 from xverse_runtime.offload.costs import LinearCost
-from xverse_runtime.offload.expert_slots import ExpertSlots
+from xverse_runtime.offload.expert_slots import ExpertSlots, Reservation
 from xverse_runtime.offload.host_experts import HostExperts
-from xverse_runtime.offload.policy import ExpertPolicy, Key
+from xverse_runtime.offload.policy import Key
 from xverse_runtime.offload.transfer import OffloadDevice, Upload
 
-MOST_WISHES = 16  # older ones are forgotten: the experts that were used last are wanted most
 ROWS_UNDER_WAY = 64  # changed tables that can be on their way before the host waits
 
 
@@ -33,49 +32,42 @@ class ExpertCache:
         self,
         device: OffloadDevice,
         host: HostExperts,
-        policy: ExpertPolicy,
+        slots: ExpertSlots,
         *,
-        slots: int,
         staged: int,
         shared: int,
         dtype: torch.dtype,
-        floor: int = 0,
     ) -> None:
         """
         Args:
             device: whose memory the pool is.
             host: where experts come from.
-            policy: ranks them.
-            slots: of all layers together.
+            slots: who has which.
             staged: experts in each staging half.
             shared: shared experts of a layer.
             dtype: of the activations.
-            floor: slots that a layer keeps.
 
         Raises:
             torch.OutOfMemoryError: the pool does not fit.
         """
-        layers, experts, layout = host.layers, host.experts, host.layout
+        layers, experts, layout, first = host.layers, host.experts, host.layout, slots.slots
         self.device = device
         self.host = host
         self.dtype = dtype
         self.staged = staged
-        self.slots = ExpertSlots(layers, experts, slots, policy, floor=floor)
-        self._first_staged = slots + layers * shared
+        self.slots = slots
+        self._first_staged = first + layers * shared
         rows = self._first_staged + 2 * staged
         self.pool = device.empty(rows, layout.block_bytes, dtype=torch.uint8)
         self._shared_rows = [
-            list(range(slots + layer * shared, slots + (layer + 1) * shared))
+            list(range(first + layer * shared, first + (layer + 1) * shared))
             for layer in range(layers)
         ]
         self._tables = device.empty(layers, experts + shared, dtype=torch.int32)
         self._rows = TableRows(device, experts + shared)
         self._stale = [True] * layers  # tables that the device has not heard of
-        self._wishes: deque[Key] = deque(maxlen=MOST_WISHES)
-        self._coming: tuple[Key, Upload] | None = None
+        self._coming: Upload | None = None  # the one in the background
         self._began = 0.0  # when it was asked for
-        self.on_arrival: Callable[[Upload], None] = lambda _upload: None
-        self.uploaded_bytes = 0
 
     def load(
         self, keys: Iterable[Key], on_loaded: Callable[[int], None] = lambda _bytes: None
@@ -139,64 +131,57 @@ class ExpertCache:
     def staging_row(self, half: int, place: int) -> int:
         return self._first_staged + half * self.staged + place
 
-    def wish(self, keys: Sequence[Key]) -> None:
-        """Have experts uploaded when the link is free, the last ones named first."""
-        for key in keys:
-            if self.host.is_pinned(key[0]):
-                self._wishes.append(key)
+    def poll(self, rules: Coordinator) -> Upload | None:
+        """Let an upload in the background that is done become a hit, and begin the next; never
+        waits.
 
-    @property
-    def is_uploading(self) -> bool:
-        return self._coming is not None
-
-    def poll(self) -> None:
-        """Let an upload that is done become a hit, and begin the next; never waits."""
+        Returns:
+            What has come.
+        """
+        come = None
         if self._coming is not None:
-            key, upload = self._coming
-            if not upload.is_done():
-                return
-            self._coming = None
-            self.slots.commit(key)
-            self._stale[key[0]] = True
-            self.uploaded_bytes += upload.nbytes
-            self.on_arrival(upload)
-        while self._wishes and self._coming is None:
-            self._begin(self._wishes.pop())
+            if not self._coming.is_done():
+                return None
+            come, self._coming = self._coming, None
+            self._changed(rules.arrived())
+        begun = rules.begin_upload()
+        if begun is not None:
+            key, reservation = begun
+            self._left(reservation)
+            copies = [(self.host.block(key), reservation.slot)]
+            self._coming, self._began = self.device.upload(self.pool, copies), perf_counter()
+        return come
 
-    def _begin(self, key: Key) -> None:
-        if self.slots.table(key[0])[key[1]] >= 0 or self.slots.is_coming(key):
-            return
-        reservation = self.slots.reserve(key)
+    def await_upload(self) -> None:
+        """Computations from now on may read what the upload in the background brings."""
+        if self._coming is not None:
+            self.device.compute_after(self._coming)
+
+    def keep(self, key: Key, staging_row: int, rules: Coordinator) -> None:
+        """Give an expert that is in a staging half a slot, if it is wanted: a copy within the
+        device, in the queue of computations."""
+        reservation = rules.keep(key)
         if reservation is None:
             return
-        if reservation.evicted is not None:
-            self._stale[reservation.evicted[0]] = True
-        upload = self.device.upload(self.pool, [(self.host.block(key), reservation.slot)])
-        self._coming, self._began = (key, upload), perf_counter()
-
-    def adopt(self, key: Key, staging_row: int) -> None:
-        """Give an expert that is in a staging half a slot, if the policy wants it: a copy within
-        the device, in the queue of computations."""
-        if self.slots.is_coming(key) or self.slots.table(key[0])[key[1]] >= 0:
-            return
-        reservation = self.slots.reserve(key)
-        if reservation is None:
-            return
-        if reservation.evicted is not None:
-            self._stale[reservation.evicted[0]] = True
+        self._left(reservation)
+        self._changed(key)
         if self.device.checks:
             self.device.reading([staging_row])
             self.device.writing([reservation.slot])
         self.pool[reservation.slot].copy_(self.pool[staging_row])
-        self.slots.commit(key)
+
+    def _changed(self, key: Key) -> None:
         self._stale[key[0]] = True
+
+    def _left(self, reservation: Reservation) -> None:
+        if reservation.evicted is not None:
+            self._changed(reservation.evicted)
 
     def busy_s(self, link: LinearCost) -> float:
         """How long the upload in the background is still going to take."""
         if self._coming is None:
             return 0.0
-        _, upload = self._coming
-        return max(0.0, link.seconds(upload.nbytes) - (perf_counter() - self._began))
+        return max(0.0, link.seconds(self._coming.nbytes) - (perf_counter() - self._began))
 
 
 class TableRows:
@@ -206,10 +191,18 @@ class TableRows:
     """
 
     def __init__(self, device: OffloadDevice, width: int) -> None:
+        self._width = width
         self._device = device
         self._ring = device.host_buffer(ROWS_UNDER_WAY, width, dtype=torch.int32)
         self._marks = [device.mark(), device.mark()]
         self._next = 0
+
+    def send_some(self, rows: Mapping[int, int], target: Tensor) -> None:
+        """The same for experts that have rows; all others have none."""
+        table = [-1] * self._width
+        for expert, row in rows.items():
+            table[expert] = row
+        self.send(table, target)
 
     def send(self, table: Sequence[int], target: Tensor) -> None:
         """Copy numbers to int32 [width] of the device, in the queue of computations."""

@@ -89,6 +89,10 @@ class ExpertSlots:
                 missing.append(key)
         return missing
 
+    def slot_of(self, key: Key) -> int:
+        """Of an expert that is resident or on its way."""
+        return self._slot[key]
+
     def is_coming(self, key: Key) -> bool:
         """Whether a slot is reserved for an expert that has not arrived."""
         return key in self._coming

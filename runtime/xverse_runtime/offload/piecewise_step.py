@@ -15,8 +15,9 @@ from torch import Tensor
 from xverse_kernels.types import RoutedTokens
 from xverse_runtime.kv_cache import KVPool
 from xverse_runtime.model import Decoder, DecoderLayer
-from xverse_runtime.offload.offloaded_experts import ExpertOffload, FewTokens, Unfinished
+from xverse_runtime.offload.offloaded_experts import ExpertOffload, Unfinished
 from xverse_runtime.offload.pieces import Pieces, Recorder
+from xverse_runtime.offload.token_buffers import TokenBuffers
 
 
 class PiecewiseStep:
@@ -49,14 +50,14 @@ class PiecewiseStep:
         if self._x is None:
             self._x = torch.empty_like(embedded)
         x = self._x.copy_(embedded)
-        buffers: FewTokens | None = None
+        buffers: TokenBuffers | None = None
         unfinished: Unfinished | None = None
         pieces.begin()
         for number, layer in enumerate(decoder.layers):
 
             def until_experts(
-                x: Tensor = x, buffers: FewTokens | None = buffers, layer: DecoderLayer = layer
-            ) -> tuple[Tensor, RoutedTokens, FewTokens]:
+                x: Tensor = x, buffers: TokenBuffers | None = buffers, layer: DecoderLayer = layer
+            ) -> tuple[Tensor, RoutedTokens, TokenBuffers]:
                 x = offload.total(x, buffers)
                 x, routed = layer.until_experts(x, attend)
                 return x, routed, offload.begin(routed)
@@ -68,7 +69,7 @@ class PiecewiseStep:
             offload.prepare_hits(number)
 
             def hits(
-                number: int = number, routed: RoutedTokens = routed, buffers: FewTokens = buffers
+                number: int = number, routed: RoutedTokens = routed, buffers: TokenBuffers = buffers
             ) -> None:
                 offload.launch_hits(number, routed, buffers)
 

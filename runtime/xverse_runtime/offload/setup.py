@@ -11,9 +11,11 @@ from xverse_kernels.backend import KernelBackend, select_backend
 from xverse_kernels.cpu.extension import physical_cores
 from xverse_kernels.packing import ExpertBlocks
 from xverse_runtime.config import ModelConfig
+from xverse_runtime.offload.coordinator import Coordinator
 from xverse_runtime.offload.costs import LinearCost
 from xverse_runtime.offload.disk_watch import DiskWatch
 from xverse_runtime.offload.expert_cache import ExpertCache
+from xverse_runtime.offload.expert_slots import ExpertSlots
 from xverse_runtime.offload.host_experts import HostExperts
 from xverse_runtime.offload.machine import Machine
 from xverse_runtime.offload.modes import MODES, ModeChooser
@@ -94,11 +96,17 @@ def build_offload(
         on_adjustment("offload.less_pinned", facts)
     cpu = LinearCost(machine.copy_latency, machine.cpu_expert_bandwidth)
     link = LinearCost(machine.copy_latency, machine.link_to_gpu)
+    rules = Coordinator(
+        cache.slots,
+        MissScheduler(block, cpu, link),
+        is_pinned=lambda key: host.is_pinned(key[0]),
+        most_now=cache.staged,
+    )
     return ExpertOffload(
         cache,
+        rules,
         kernels,
         host_kernels(threads),
-        MissScheduler(block, cpu, link),
         top_k=config.top_k,
         most_few=most_few(placement, machine),
         modes=ModeChooser(MODES if host.pinned_layers else ("scheduled",)),
@@ -149,14 +157,14 @@ def _cache(
 ) -> ExpertCache:
     """With the slots of the plan, or fewer if another program took the memory meanwhile."""
     slots = wished = placement.expert_slots
+    policy = ScoreWindow.for_model(config.num_layers, config.top_k)
     staged = max(1, min(config.num_experts, placement.staging // 2 // host.layout.block_bytes))
     while True:
         try:
             cache = ExpertCache(
                 device,
                 host,
-                ScoreWindow.for_model(config.num_layers, config.top_k),
-                slots=slots,
+                ExpertSlots(config.num_layers, config.num_experts, slots, policy),
                 staged=staged,
                 shared=config.num_shared_experts,
                 dtype=dtype,

@@ -120,7 +120,7 @@ def load(store: Path, config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> L
         )
         assert engine._offload is not None
         if most_few is not None:
-            engine._offload._most_few = most_few
+            engine._offload.most_few = most_few
         return engine, device, told
 
     return make

@@ -17,8 +17,10 @@ from xverse_kernels.cpu.extension import native
 from xverse_kernels.packing import INT4, ExpertBlocks, ExpertLayout, WeightFormat
 from xverse_kernels.reference_backend import ReferenceBackend
 from xverse_kernels.types import Norm, RoutedTokens, SwigluWeights
+from xverse_runtime.offload.coordinator import Coordinator
 from xverse_runtime.offload.costs import LinearCost
 from xverse_runtime.offload.expert_cache import ExpertCache
+from xverse_runtime.offload.expert_slots import ExpertSlots
 from xverse_runtime.offload.host_experts import HostExperts
 from xverse_runtime.offload.modes import ModeChooser
 from xverse_runtime.offload.offloaded_experts import ExpertOffload
@@ -86,6 +88,9 @@ class AtRandom:
         assert bool(split.now) == (link_s is not None)
         self.observed += 1
 
+    def seconds(self, cpu: int, now: int, link_busy_s: float = 0.0) -> float:
+        return self._rng.choice([0.0, 1.0])
+
     def observe_background(self, seconds: float) -> None:
         assert seconds > 0
 
@@ -102,11 +107,11 @@ def make_offload(
     modes: ModeChooser | None = None,
 ) -> ExpertOffload:
     host = HostExperts(model.layers, EXPERTS)
+    policy = policy or ScoreWindow.for_model(LAYERS, TOP_K)
     cache = ExpertCache(
         device,
         host,
-        policy or ScoreWindow.for_model(LAYERS, TOP_K),
-        slots=slots,
+        ExpertSlots(LAYERS, EXPERTS, slots, policy),
         staged=staged,
         shared=SHARED,
         dtype=torch.float32,
@@ -116,11 +121,17 @@ def make_offload(
     if scheduler is None:
         size = model.layers[0].layout.block_bytes
         scheduler = MissScheduler(size, LinearCost(1e-5, 1e10), LinearCost(1e-5, 1e10))
+    rules = Coordinator(
+        cache.slots,
+        scheduler,  # type: ignore[arg-type]
+        is_pinned=lambda key: host.is_pinned(key[0]),
+        most_now=staged,
+    )
     return ExpertOffload(
         cache,
+        rules,
         model.kernels,
         model.kernels,
-        scheduler,  # type: ignore[arg-type]
         top_k=TOP_K,
         most_few=MOST_FEW,
         modes=modes,
@@ -284,7 +295,7 @@ def test_statistics_count_every_use_once() -> None:
     assert min(statistics.hits, statistics.on_cpu, statistics.over_link) > 0
     assert statistics.critical_bytes % EXPERT_BYTES == 0
     assert statistics.layers == 8 * LAYERS
-    assert offload.scheduler.observed > 0  # type: ignore[attr-defined]
+    assert offload.rules.scheduler.observed > 0  # type: ignore[attr-defined]
 
 
 def test_real_costs_are_learnt_within_a_few_tokens() -> None:
