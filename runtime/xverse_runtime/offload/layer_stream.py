@@ -46,13 +46,13 @@ class LayerStream:
     def take(self, layer: int, number: int) -> Group:
         """The next group, whose computation may be asked for now: it waits for the upload.
 
-        Groups are taken in order; whoever begins anew with another forgets what was begun.
+        Groups are taken in order; `forget` comes before another order begins.
         """
-        if not self._begun or self._begun[0][:2] != (layer, number):
-            self.forget()
+        if not self._begun:
             self._begin(layer, number)
             self._begin_after(self._begun[-1])
         group = self._begun[0]
+        assert group[:2] == (layer, number)
         if group.upload is not None:
             self._cache.device.compute_after(group.upload)
         return group

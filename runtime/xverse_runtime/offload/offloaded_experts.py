@@ -90,7 +90,6 @@ class ExpertOffload:
         # to a tensor takes ten times as long.
         self._cpu_table = torch.full((width,), -1, dtype=torch.int32)
         self._cpu_numbers = (ctypes.c_int32 * width).from_address(self._cpu_table.data_ptr())
-        self._half = 0
         self._idle_s = 0.0
         self._left_at: float | None = None  # when the host was through with the layer before
         self._step_began: float | None = None
@@ -238,9 +237,7 @@ class ExpertOffload:
             rows.update((key[1], cache.slots.slot_of(key)) for key in decision.awaited)
         upload = None
         if now:
-            half = self._half
-            self._half = 1 - half
-            staged = [(key, cache.staging_row(half, place)) for place, key in enumerate(now)]
+            staged = [(key, cache.staging_row(0, place)) for place, key in enumerate(now)]
             copies = [(cache.host.block(key), row) for key, row in staged]
             upload = cache.device.upload(cache.pool, copies)
             cache.device.compute_after(upload)

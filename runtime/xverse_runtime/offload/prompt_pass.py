@@ -20,7 +20,7 @@ Note = Callable[[int, Sequence[Sequence[int]], Tensor], None]
 
 
 class PromptPass:
-    """Adds up groups of experts in fp32 and a fixed order: the sum does not tell what was cached."""
+    """Adds groups of experts up in a fixed order, in fp32: the sum tells nothing of the cache."""
 
     def __init__(
         self,
