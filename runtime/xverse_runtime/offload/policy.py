@@ -42,6 +42,9 @@ class ExpertPolicy(Protocol):
             ``None`` when no resident may leave, or when none is worth less than ``incoming``.
         """
 
+    def rank(self, key: Key) -> Rank:
+        """What an expert is worth now, resident or not; higher is more."""
+
 
 class RankedPolicy:
     """Gives up the expert of lowest rank. Ranks change only when an expert is looked at, so a heap

@@ -50,14 +50,23 @@ class Split:
 class MissScheduler:
     """Ask `split` for each layer with misses, tell `observe` what it took."""
 
-    def __init__(self, expert_bytes: int, cpu: LinearCost, link: LinearCost) -> None:
+    def __init__(
+        self,
+        expert_bytes: int,
+        cpu: LinearCost,
+        link: LinearCost,
+        *,
+        only: Literal["cpu", "link"] | None = None,
+    ) -> None:
         """
         Args:
             expert_bytes: of one routed expert.
             cpu: expected cost of computing experts on the CPU, by their bytes.
             link: expected cost of getting experts to the GPU and computing them there.
+            only: the one way to take, whatever it costs.
         """
         self._expert_bytes = expert_bytes
+        self._only = only
         self._costs = {
             ("cpu", False): cpu,
             ("link", False): link,
@@ -146,6 +155,8 @@ class MissScheduler:
 
     def _choose(self, count: int, link_busy_s: float) -> int:
         """How many cross now: the best, unless the last choice is nearly as good."""
+        if self._only is not None:
+            return count if self._only == "link" else 0
 
         def seconds(now: int) -> float:
             return self.seconds(count - now, now, link_busy_s)
@@ -158,6 +169,8 @@ class MissScheduler:
 
     def _trial(self, count: int, now: int, chosen_s: float, link_busy_s: float) -> int | None:
         """How many cross now if another way is due to be tried."""
+        if self._only is not None:
+            return None
         for way in WAYS:
             if way == _way(count - now, now) or (way == "both" and count < 2):
                 continue
