@@ -16,14 +16,13 @@ from xverse_runtime.offload.expert_slots import ExpertSlots
 from xverse_runtime.offload.machine import Machine
 from xverse_runtime.offload.policy import ExpertPolicy, Key
 from xverse_runtime.offload.scheduler import MissScheduler, Split, Way
-from xverse_runtime.offload.simulator_clock import Clock, Process, Signal, all_of
-from xverse_runtime.offload.simulator_hardware import Copy, HostMemory, Lane, Link, Meter, Span
+from xverse_runtime.offload.simulator_clock import Process, Signal, all_of
+from xverse_runtime.offload.simulator_hardware import Copy, Hardware, Span
 from xverse_runtime.offload.simulator_host import HostExperts
 from xverse_runtime.offload.simulator_report import Counts, Report
 from xverse_runtime.offload.trace import RoutedToken
 from xverse_runtime.prediction import Placement
 
-STAGED_TRAFFIC = 3.0  # a pageable expert is read and written once more, to a pinned buffer
 FOLLOWING = 0.9  # of the estimate of idle time, kept with each layer
 
 
@@ -106,49 +105,27 @@ class Simulation:
             host: where the experts lie on the host; all pinned without it.
         """
         options = options or Options()
-        self._work = work
-        self._machine = machine
-        self._host = host or HostExperts(work.keys, len(work.keys), 0)
-        self.clock = Clock()
         self.journal: list[Span] | None = [] if options.journal else None
-        self._meters = {
-            part: Meter(self.clock, part, self.journal)
-            for part in ("gpu", "cpu", "link", "back", "disk")
-        }
-        self.memory = HostMemory(self.clock, machine.host_bandwidth)
-        self._gpu = Lane(self.clock, self._meters["gpu"], self._gpu_waited)
-        self._back = Lane(self.clock, self._meters["back"])
-        self._disk = Lane(self.clock, self._meters["disk"])
-        self.link = Link(
-            self.clock,
-            self.memory,
-            machine.link_to_gpu,
-            self._meters["link"],
-            self._next_upload,
-        )
-        book = ExpertSlots(work.layers, work.experts, slots, policy, floor=options.floor)
-        only = None if options.way == "both" else options.way
+        self.hardware = Hardware(machine, self.journal)
+        self.hardware.link.next_background = self._next_upload
         self.scheduler = MissScheduler(
             work.block,
             LinearCost(2 * machine.copy_latency, machine.cpu_expert_bandwidth),
             LinearCost(2 * machine.copy_latency, machine.link_to_gpu),
-            only=only,
+            only=None if options.way == "both" else options.way,
         )
+        self._host = host or HostExperts(work.keys, len(work.keys), 0)
+        book = ExpertSlots(work.layers, work.experts, slots, policy, floor=options.floor)
         self.rules = Coordinator(book, self.scheduler, is_pinned=self._host.is_pinned)
+        self._work = work
         self._everything_fits = slots >= work.layers * work.experts
         if self._everything_fits:
             book.fill(work.keys)
         self._counts = Counts()
         self._idle_s = 0.0
-        self._misses_over = 0.0  # when the last layer with misses had them all
+        self._misses_over = 0.0  # when the last layer had all its experts
         self._cpu_works = 0
         self._coming: Signal | None = None  # of the background copy under way
-
-    def change(self, machine: Machine) -> None:
-        """The machine is another from now on, between two runs."""
-        self._machine = machine
-        self.link.bandwidth = machine.link_to_gpu
-        self.memory.change(machine.host_bandwidth)
 
     def run(self, tokens: Iterable[RoutedToken]) -> Report:
         """Decode ``tokens``.
@@ -156,62 +133,55 @@ class Simulation:
         Returns:
             Of these tokens alone.
         """
+        hardware, clock = self.hardware, self.hardware.clock
         self._counts = Counts()
-        began, busy, moved = self.clock.now, self._busy(), self.link.moved
-        self.clock.run_until(self.clock.start(self._decode(tokens)))
-        self._counts.to_gpu_bytes = self.link.moved - moved
-        after = {part: seconds - busy[part] for part, seconds in self._busy().items()}
-        return Report(self.clock.now - began, self._counts, after)
-
-    def _gpu_waited(self, cause: str, seconds: float) -> None:
-        self._counts.wait(cause, seconds)
-
-    def _busy(self) -> dict[str, float]:
-        return {
-            **{part: meter.busy_s for part, meter in self._meters.items()},
-            "memory": self.memory.busy_s,
-        }
+        hardware.waits.clear()
+        began, before, moved = clock.now, hardware.busy(), hardware.link.moved
+        clock.run_until(clock.start(self._decode(tokens)))
+        self._counts.to_gpu_bytes = hardware.link.moved - moved
+        busy = {part: seconds - before[part] for part, seconds in hardware.busy().items()}
+        return Report(clock.now - began, self._counts, busy, dict(hardware.waits))
 
     def _decode(self, tokens: Iterable[RoutedToken]) -> Process:
-        machine, work = self._machine, self._work
+        machine, work = self.hardware.machine, self._work
         for token in tokens:
             waited_for = "host"
             if work.embedding_on_host:
-                yield self.clock.delay(machine.copy_latency)
+                yield self.hardware.clock.delay(machine.copy_latency)
             for layer in range(work.layers):
                 probabilities = token.probabilities[layer] if token.probabilities else None
                 seconds = machine.launch_per_layer + work.before / machine.vram_bandwidth
-                yield self._gpu.run(seconds, f"attention {layer}", waited_for)
+                yield self.hardware.gpu.run(seconds, f"attention {layer}", waited_for)
                 missing = self.rules.look_up(
                     layer, token.experts[layer], probabilities, work.top_k
                 )
                 # The GPU has the table of slots: it begins while the host learns of the choice.
                 hits = work.top_k - len(missing)
                 seconds = (work.always + hits * work.block) / machine.vram_bandwidth
-                on_gpu = self._gpu.run(seconds, f"experts {layer}")
+                on_gpu = self.hardware.gpu.run(seconds, f"experts {layer}")
                 self._counts.uses += work.top_k
                 self._counts.hits += hits
                 if self._everything_fits:
                     yield on_gpu
                     continue
                 misses = _Misses()
-                yield all_of([on_gpu, self.clock.start(self._misses(layer, missing, misses))])
+                yield all_of([on_gpu, self.hardware.clock.start(self._misses(layer, missing, misses))])
                 waited_for = misses.waited_for
             seconds = work.head / machine.vram_bandwidth + machine.launch_per_token
-            yield self._gpu.run(seconds, "head", waited_for)
+            yield self.hardware.gpu.run(seconds, "head", waited_for)
             self._counts.tokens += 1
 
     def _misses(self, layer: int, missing: Sequence[Key], misses: _Misses) -> Process:
         """What the host does about a layer, from the copy of the choice to its word to go on."""
-        yield self._back.run(self._machine.copy_latency, f"choice {layer}")
-        idle_s = self.clock.now - self._misses_over
+        yield self.hardware.back.run(self.hardware.machine.copy_latency, f"choice {layer}")
+        idle_s = self.hardware.clock.now - self._misses_over
         self._idle_s += (1 - FOLLOWING) * (idle_s - self._idle_s)
-        decision = self.rules.decide(missing, link_busy_s=self.link.busy_s, idle_s=self._idle_s)
-        link = self.clock.start(self._over_link(layer, decision, misses))
-        cpu = self.clock.start(self._on_cpu(layer, decision.split, misses))
-        self.link.wake()  # for copies in the background
+        decision = self.rules.decide(missing, link_busy_s=self.hardware.link.busy_s, idle_s=self._idle_s)
+        link = self.hardware.clock.start(self._over_link(layer, decision, misses))
+        cpu = self.hardware.clock.start(self._on_cpu(layer, decision.split, misses))
+        self.hardware.link.wake()  # for copies in the background
         yield all_of([link, cpu])
-        self._misses_over = self.clock.now
+        self._misses_over = self.hardware.clock.now
         self.scheduler.observe(decision.split, cpu_s=misses.cpu_s, link_s=misses.link_s)
         self._counts.on_cpu += len(decision.split.cpu)
         self._counts.on_link += len(decision.split.now)
@@ -219,32 +189,32 @@ class Simulation:
 
     def _on_cpu(self, layer: int, split: Split, misses: _Misses) -> Process:
         """Compute experts; their results, or the word that there are none, then go to the GPU."""
-        work, machine, begun = self._work, self._machine, self.clock.now
+        work, machine, begun = self._work, self.hardware.machine, self.hardware.clock.now
         from_disk = sum(self._host.touch(key) for key in split.cpu) * work.block
         if from_disk:
-            yield self._disk.run(from_disk / machine.disk_bandwidth, f"layer {layer}")
+            yield self.hardware.disk.run(from_disk / machine.disk_bandwidth, f"layer {layer}")
             self._counts.disk_bytes += from_disk
             misses.waited_for = "disk"
         if split.cpu:
             self._cpu_works += 1
             nbytes = len(split.cpu) * work.block
-            flow = self.memory.start(nbytes, machine.cpu_expert_bandwidth)
-            self._meters["cpu"].start()
+            flow = self.hardware.memory.start(nbytes, machine.cpu_expert_bandwidth)
+            self.hardware.cpu.start()
             yield flow.done
-            self._meters["cpu"].stop(f"{len(split.cpu)} experts {layer}")
+            self.hardware.cpu.stop(f"{len(split.cpu)} experts {layer}")
             self._counts.cpu_bytes += nbytes
             misses.waited_for = misses.waited_for or "cpu"
         # Small enough for the GPU to read where it lies: it does not queue behind expert copies.
-        yield self.clock.delay(machine.copy_latency)
+        yield self.hardware.clock.delay(machine.copy_latency)
         misses.waited_for = misses.waited_for or "host"
-        misses.cpu_s = self.clock.now - begun if split.cpu else None
+        misses.cpu_s = self.hardware.clock.now - begun if split.cpu else None
 
     def _over_link(self, layer: int, decision: Decision, misses: _Misses) -> Process:
         """Critical copies, each computed on the GPU when it has come."""
-        link, now = self.link, decision.split.now
+        link, now = self.hardware.link, decision.split.now
         computed = []
         if self._coming is not None and decision.awaited:
-            computed.append(self.clock.start(self._compute(layer, self._coming)))
+            computed.append(self.hardware.clock.start(self._compute(layer, self._coming)))
         copies = [
             self._copy(key, f"{key[1]} for layer {layer}", 0.0 if place else 1.0)
             for place, key in enumerate(now)
@@ -252,25 +222,24 @@ class Simulation:
         for key, copy in zip(now, copies, strict=True):
             if key in decision.stays:
                 copy.arrived.then(partial(self.rules.arrived, key))
-            computed.append(self.clock.start(self._compute(layer, copy.arrived)))
+            computed.append(self.hardware.clock.start(self._compute(layer, copy.arrived)))
         free = link.free
         if copies:
             link.copy_now(copies)
             yield free
-            begun = self.clock.now
+            begun = self.hardware.clock.now
             yield all_of(computed)
-            misses.link_s = self.clock.now - begun
+            misses.link_s = self.hardware.clock.now - begun
         yield all_of(computed)
 
     def _compute(self, layer: int, arrived: Signal) -> Process:
         yield arrived
-        seconds = self._work.block / self._machine.vram_bandwidth
-        yield self._gpu.run(seconds, f"expert {layer}", "link")
+        seconds = self._work.block / self.hardware.machine.vram_bandwidth
+        yield self.hardware.gpu.run(seconds, f"expert {layer}", "link")
 
     def _copy(self, key: Key, what: str, latencies: float) -> Copy:
-        traffic = 1.0 if self._host.is_pinned(key) else STAGED_TRAFFIC
-        latency = latencies * self._machine.copy_latency
-        return Copy(self._work.block, what, Signal(), latency, traffic)
+        latency = latencies * self.hardware.machine.copy_latency
+        return Copy(self._work.block, what, Signal(), latency, self._host.traffic(key))
 
     def _next_upload(self) -> Copy | None:
         """For the link when it has nothing critical to do."""
@@ -279,18 +248,18 @@ class Simulation:
             return None
         copy = self._copy(key, f"{key[1]} of layer {key[0]}", 1.0)
         self._coming = copy.arrived
-        self.clock.start(self._uploaded(key, copy.arrived))
+        self.hardware.clock.start(self._uploaded(key, copy.arrived))
         return copy
 
     def _uploaded(self, key: Key, arrived: Signal) -> Process:
-        begun, works = self.clock.now, self._cpu_works
-        is_alone = self._meters["cpu"].is_stopped
+        begun, works = self.hardware.clock.now, self._cpu_works
+        is_alone = self.hardware.cpu.is_stopped
         yield arrived
         self._coming = None
         self.rules.arrived(key)
         self._counts.background += 1
         if is_alone and works == self._cpu_works and self._host.is_pinned(key):
-            self.scheduler.observe_background(self.clock.now - begun)
+            self.scheduler.observe_background(self.hardware.clock.now - begun)
 
 
 @dataclass

@@ -7,8 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from xverse_runtime.offload.machine import Machine
 from xverse_runtime.offload.simulator_clock import Clock, Signal, all_of
 
+# The GPU, the CPU's experts, expert copies to the GPU, small copies back, and reading the disk.
+PARTS = ("gpu", "cpu", "link", "back", "disk")
 AT_ONCE = 1 + 1e-12  # flows whose ends are no farther apart end together
 
 
@@ -220,15 +223,14 @@ class Link:
         memory: HostMemory,
         bandwidth: float,
         meter: Meter,
-        next_background: Callable[[], Copy | None],
     ) -> None:
+        self.next_background: Callable[[], Copy | None] = lambda: None
         self.bandwidth = bandwidth
         self.meter = meter
         self.moved = 0.0  # bytes that have arrived
         self.longest_delay = 0.0  # of a critical copy, by one that was under way
         self._clock = clock
         self._memory = memory
-        self._next_background = next_background
         self._critical: deque[Copy] = deque()
         self._current: tuple[Copy, Flow | None] | None = None
 
@@ -258,7 +260,7 @@ class Link:
         """There may be something to copy."""
         if self._current is not None:
             return
-        copy = self._critical.popleft() if self._critical else self._next_background()
+        copy = self._critical.popleft() if self._critical else self.next_background()
         if copy is not None:
             self._current = (copy, None)
             self.meter.start()
@@ -278,3 +280,38 @@ class Link:
         self._current = None
         copy.arrived.happen()
         self.wake()
+
+
+class Hardware:
+    """All parts of a described machine, at time 0."""
+
+    def __init__(self, machine: Machine, journal: list[Span] | None = None) -> None:
+        """
+        Args:
+            machine: with a GPU.
+            journal: where to note every piece of work.
+        """
+        self.machine = machine
+        self.clock = Clock()
+        self.waits: dict[str, float] = {}  # seconds that the GPU waited, by what for
+        self._meters = {name: Meter(self.clock, name, journal) for name in PARTS}
+        self.memory = HostMemory(self.clock, machine.host_bandwidth)
+        self.gpu = Lane(self.clock, self._meters["gpu"], self._gpu_waited)
+        self.back = Lane(self.clock, self._meters["back"])
+        self.disk = Lane(self.clock, self._meters["disk"])
+        self.cpu = self._meters["cpu"]
+        self.link = Link(self.clock, self.memory, machine.link_to_gpu, self._meters["link"])
+
+    def change(self, machine: Machine) -> None:
+        """It is another from now on."""
+        self.machine = machine
+        self.link.bandwidth = machine.link_to_gpu
+        self.memory.change(machine.host_bandwidth)
+
+    def busy(self) -> dict[str, float]:
+        """Seconds at work so far; of the memory its traffic over its bandwidth."""
+        lanes = {name: meter.busy_s for name, meter in self._meters.items()}
+        return {**lanes, "memory": self.memory.busy_s}
+
+    def _gpu_waited(self, cause: str, seconds: float) -> None:
+        self.waits[cause] = self.waits.get(cause, 0.0) + seconds

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from random import Random
 
 from xverse_runtime.offload.policy import Key
+from xverse_runtime.prediction import Placement
+
+STAGED_TRAFFIC = 3.0  # a pageable expert is read and written once more, to a pinned buffer
 
 
 class HostExperts:
@@ -27,9 +30,22 @@ class HostExperts:
         self._pages = pages
         self._held: OrderedDict[Key, None] = OrderedDict.fromkeys(shuffled[pinned:][:pages])
 
+    @classmethod
+    def of(cls, placement: Placement) -> HostExperts:
+        """Of a plan."""
+        sizes, config = placement.sizes, placement.sizes.config
+        keys = [(layer, one) for layer in range(config.num_layers) for one in range(config.num_experts)]
+        others = sizes.separate_embedding() if placement.embedding_device == "cpu" else 0
+        pages = max(0, placement.mapped - others) // sizes.block
+        return cls(keys, placement.pinned_experts // sizes.block, pages)
+
     def is_pinned(self, key: Key) -> bool:
         """Whether the link can read it where it lies."""
         return key in self._pinned
+
+    def traffic(self, key: Key) -> float:
+        """Bytes of the memory's traffic for each that is copied to the GPU."""
+        return 1.0 if key in self._pinned else STAGED_TRAFFIC
 
     def touch(self, key: Key) -> bool:
         """The expert is read; true when it has to come from the disk first."""

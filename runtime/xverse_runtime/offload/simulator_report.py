@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-
-PARTS = ("gpu", "cpu", "link", "back", "memory", "disk")
-
+from dataclasses import dataclass
 
 @dataclass
 class Counts:
-    """Of decoded tokens: experts, bytes, and seconds that the GPU waited."""
+    """Of decoded tokens: experts, and bytes."""
 
     tokens: int = 0
     uses: int = 0
@@ -24,12 +21,6 @@ class Counts:
     cpu_bytes: float = 0.0
     to_gpu_bytes: float = 0.0
     disk_bytes: float = 0.0
-    waits: dict[str, float] = field(default_factory=dict)
-
-    def wait(self, cause: str, seconds: float) -> None:
-        """The GPU had nothing to do until something came."""
-        if seconds > 0:
-            self.waits[cause] = self.waits.get(cause, 0.0) + seconds
 
 
 @dataclass(frozen=True)
@@ -41,11 +32,14 @@ class Report:
         counts: what happened.
         busy: of each part of the machine, seconds at work; of ``memory`` its traffic over its
             bandwidth.
+        waits: seconds that the GPU had nothing to do, by what came then: ``cpu`` results, a copy
+            over the ``link``, experts from the ``disk``, or the ``host``'s word that all is done.
     """
 
     seconds: float
     counts: Counts
     busy: Mapping[str, float]
+    waits: Mapping[str, float]
 
     @property
     def tokens_per_s(self) -> float:
@@ -62,4 +56,22 @@ class Report:
 
     def wait_share(self, cause: str) -> float:
         """Of the time, that the GPU waited for this."""
-        return self.counts.waits.get(cause, 0.0) / self.seconds if self.seconds else 0.0
+        return self.waits.get(cause, 0.0) / self.seconds if self.seconds else 0.0
+
+
+@dataclass(frozen=True)
+class PromptReport:
+    """A simulated prompt.
+
+    Args:
+        tokens: of it.
+        seconds: until its last layer is done.
+        copied: bytes of experts that crossed to the GPU.
+        busy, waits: as in `Report`.
+    """
+
+    tokens: int
+    seconds: float
+    copied: float
+    busy: Mapping[str, float]
+    waits: Mapping[str, float]
