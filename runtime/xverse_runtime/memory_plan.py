@@ -215,9 +215,7 @@ class _Planner:
             ]
         )
 
-    def _on_gpu(
-        self, sizes: ModelSizes, precision: str, context: int, kv: str
-    ) -> list[Placement]:
+    def _on_gpu(self, sizes: ModelSizes, precision: str, context: int, kv: str) -> list[Placement]:
         """As many experts pinned as the system allows; or fewer, where the host cannot hold all.
 
         The system keeps pages that are used, and pinned memory whether it is used or not: what is

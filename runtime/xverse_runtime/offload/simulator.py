@@ -152,9 +152,7 @@ class Simulation:
                 probabilities = token.probabilities[layer] if token.probabilities else None
                 seconds = machine.launch_per_layer + work.before / machine.vram_bandwidth
                 yield self.hardware.gpu.run(seconds, f"attention {layer}", waited_for)
-                missing = self.rules.look_up(
-                    layer, token.experts[layer], probabilities, work.top_k
-                )
+                missing = self.rules.look_up(layer, token.experts[layer], probabilities, work.top_k)
                 # The GPU has the table of slots: it begins while the host learns of the choice.
                 hits = work.top_k - len(missing)
                 seconds = (work.always + hits * work.block) / machine.vram_bandwidth
@@ -165,7 +163,9 @@ class Simulation:
                     yield on_gpu
                     continue
                 misses = _Misses()
-                yield all_of([on_gpu, self.hardware.clock.start(self._misses(layer, missing, misses))])
+                yield all_of(
+                    [on_gpu, self.hardware.clock.start(self._misses(layer, missing, misses))]
+                )
                 waited_for = misses.waited_for
             seconds = work.head / machine.vram_bandwidth + machine.launch_per_token
             yield self.hardware.gpu.run(seconds, "head", waited_for)
@@ -176,7 +176,9 @@ class Simulation:
         yield self.hardware.back.run(self.hardware.machine.copy_latency, f"choice {layer}")
         idle_s = self.hardware.clock.now - self._misses_over
         self._idle_s += (1 - FOLLOWING) * (idle_s - self._idle_s)
-        decision = self.rules.decide(missing, link_busy_s=self.hardware.link.busy_s, idle_s=self._idle_s)
+        decision = self.rules.decide(
+            missing, link_busy_s=self.hardware.link.busy_s, idle_s=self._idle_s
+        )
         link = self.hardware.clock.start(self._over_link(layer, decision, misses))
         cpu = self.hardware.clock.start(self._on_cpu(layer, decision.split, misses))
         self.hardware.link.wake()  # for copies in the background

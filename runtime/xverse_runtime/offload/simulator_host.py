@@ -34,7 +34,9 @@ class HostExperts:
     def of(cls, placement: Placement) -> HostExperts:
         """Of a plan."""
         sizes, config = placement.sizes, placement.sizes.config
-        keys = [(layer, one) for layer in range(config.num_layers) for one in range(config.num_experts)]
+        keys = [
+            (layer, one) for layer in range(config.num_layers) for one in range(config.num_experts)
+        ]
         others = sizes.separate_embedding() if placement.embedding_device == "cpu" else 0
         pages = max(0, placement.mapped - others) // sizes.block
         return cls(keys, placement.pinned_experts // sizes.block, pages)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+
 @dataclass
 class Counts:
     """Of decoded tokens: experts, and bytes."""
