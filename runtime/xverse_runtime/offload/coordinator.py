@@ -26,7 +26,8 @@ class Decision:
     Args:
         split: what is computed on the CPU and what crosses now; tell `MissScheduler.observe`.
         stays: of ``split.now``: those that get a slot; the others are used once, from a buffer.
-        awaited: on their way already, and there before the CPU would be done.
+        awaited: on their way already and there before the CPU would be done, or there since
+            `look_up`: the GPU computes them, as what crosses now.
     """
 
     split: Split
@@ -89,11 +90,15 @@ class Coordinator:
         for key in missing:
             if key in self._wishes:
                 self._wishes.remove(key)
-        awaited, cpu_only, free = [], [], []
+        awaited: list[Key] = []
+        cpu_only: list[Key] = []
+        free: list[Key] = []
         for key in missing:
             if key == self._coming:
-                here_s = self.scheduler.seconds(len(missing), 0)
-                (awaited if link_busy_s <= here_s else cpu_only).append(key)
+                cpu_s = self.scheduler.seconds(len(missing), 0)
+                (awaited if link_busy_s <= cpu_s else cpu_only).append(key)
+            elif self.slots.table(key[0])[key[1]] >= 0:
+                awaited.append(key)
             else:
                 (free if self._is_pinned(key) else cpu_only).append(key)
         split = self.scheduler.split(free, link_busy_s=link_busy_s, idle_s=idle_s)

@@ -214,9 +214,11 @@ class Simulation:
     def _over_link(self, layer: int, decision: Decision, misses: _Misses) -> Process:
         """Critical copies, each computed on the GPU when it has come."""
         link, now = self.hardware.link, decision.split.now
-        computed = []
-        if self._coming is not None and decision.awaited:
-            computed.append(self.hardware.clock.start(self._compute(layer, self._coming)))
+        awaited = [
+            self._coming if self._coming and self.rules.slots.is_coming(key) else all_of([])
+            for key in decision.awaited
+        ]
+        computed = [self.hardware.clock.start(self._compute(layer, one)) for one in awaited]
         copies = [
             self._copy(key, f"{key[1]} for layer {layer}", 0.0 if place else 1.0)
             for place, key in enumerate(now)

@@ -1,4 +1,4 @@
-"""Where the experts lie that a GPU does not hold: pinned, in the pages of a file, or on the disk."""
+"""Where the experts lie that a GPU lacks: pinned, in the pages of a file, or on the disk."""
 
 from __future__ import annotations
 

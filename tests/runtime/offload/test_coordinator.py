@@ -44,6 +44,17 @@ def test_an_expert_on_its_way_is_waited_for_when_it_comes_sooner_than_the_cpu() 
     assert one.begin_upload() is None  # it was not asked for once more
 
 
+def test_an_expert_may_come_while_the_host_learns_of_the_choice() -> None:
+    """The GPU has looked up its table before: it is told to compute the expert after all."""
+    one = rules(slots=2)
+    one.decide(one.look_up(0, [3], None, 1), idle_s=5.0)
+    assert one.begin_upload() == (0, 3)
+    missing = one.look_up(0, [3], None, 1)
+    one.arrived((0, 3))
+    decision = one.decide(missing)
+    assert (decision.awaited, decision.split.cpu, decision.split.now) == (((0, 3),), (), ())
+
+
 def test_what_crosses_gets_a_slot_where_the_policy_likes_it() -> None:
     likes, dislikes = rules(slots=1, only="link"), rules(slots=1, only="link", window=True)
     for one, stays in ((likes, ((0, 2),)), (dislikes, ())):

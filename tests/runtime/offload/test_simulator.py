@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from random import Random
 
 import pytest
@@ -194,7 +195,7 @@ def test_more_slots_never_hurt(seed: int, policy: int, least: int) -> None:
         one = simulation(work, machine, slots, policies(200)[policy])
         one.run(small_trace(200)[:60])
         times.append(one.run(small_trace(200)[60:]).seconds)
-    for fewer, more in zip(times, times[1:], strict=False):
+    for fewer, more in pairwise(times):
         assert more <= 1.02 * fewer
     assert times[-1] < 0.9 * times[0]
 
@@ -246,5 +247,5 @@ def test_the_journal_tells_every_piece_of_work() -> None:
         spans = [span for span in one.journal if span.part == part]
         ended = sum(span.end - span.start for span in spans)
         assert ended == pytest.approx(report.busy[part], rel=0.02)
-        for before, after in zip(spans, spans[1:], strict=False):
+        for before, after in pairwise(spans):
             assert before.end <= after.start * (1 + 1e-12)
