@@ -96,7 +96,10 @@ class View:
             yield box(LEFT, y, WIDTH - LEFT - 20, BAR, "#f1f1ee")
             for span in spans:
                 if span.part == part and span.start < self.end and span.end > self.start:
-                    start, end = self.x(max(span.start, self.start)), self.x(min(span.end, self.end))
+                    start, end = (
+                        self.x(max(span.start, self.start)),
+                        self.x(min(span.end, self.end)),
+                    )
                     yield box(start, y, max(0.3, end - start), BAR, COLOURS[kind(span)])
         bottom = self.top + len(LANES) * ROW
         ticks = int((self.end - self.start) / self.tick)

@@ -16,7 +16,7 @@ from typing import Protocol
 Key = tuple[int, int]  # layer, expert
 Rank = tuple[float, ...]
 
-HALF_LIFE_TOKENS = 24
+HALF_LIFE_TOKENS = 18
 
 
 class ExpertPolicy(Protocol):

@@ -58,7 +58,7 @@ def test_every_row_is_confirmed(name: str, precision: str, context: int | None) 
     comparison, report = simulated(plan, machine)
     assert report.tokens_per_s == pytest.approx(plan.prediction.tokens_per_s, rel=0.15)
     assert report.hit_rate == pytest.approx(plan.prediction.hit_rate, abs=0.05)
-    if plan.prediction.disk_rate < 0.02:  # a prompt from the disk: docs/offload.md
+    if plan.prediction.disk_rate < 0.005:  # prompts from the disk: docs/offload.md
         first_s = comparison.prompt(prompt()).seconds + 1 / report.tokens_per_s
         assert first_s == pytest.approx(plan.prediction.first_token_s, rel=0.15)
 
