@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from tests.runtime.offload.simulated import MACHINE
 from xverse_runtime.offload.simulator_clock import Clock, Process, Signal, all_of
-from xverse_runtime.offload.simulator_hardware import Copy, Hardware, HostMemory, Lane, Link, Meter
+from xverse_runtime.offload.simulator_hardware import Copy, Hardware, Lane, Link, Meter
 from xverse_runtime.offload.simulator_host import HostExperts
+from xverse_runtime.offload.simulator_memory import HostMemory
 
 
 def test_processes_wait_for_one_another() -> None:
