@@ -1,9 +1,10 @@
 """What happens to the experts of a decoded layer: the rules, without bytes and without a clock.
 
-The runtime and the simulator go through the same steps. When the router has chosen, `look_up`: the
-GPU begins with what it has. When the choices have come to the host, `decide`: some misses are
-computed on the CPU, some cross the link now. Whenever the link is idle, `begin_upload` names the
-next expert to copy in the background; `arrived` makes it a hit.
+When the router has chosen, `look_up`: the GPU begins with what it has. When the choices have come
+to the host, `decide`: some misses are computed on the CPU, some cross the link now. Whenever the
+link is idle, `begin_upload` names the next expert to copy in the background; `arrived` makes it a
+hit. The runtime (`offloaded_experts`) goes through the same steps with tensors; docs/offload.md
+tells where it differs.
 """
 
 from __future__ import annotations
@@ -44,16 +45,19 @@ class Coordinator:
         scheduler: MissScheduler,
         *,
         is_pinned: Callable[[Key], bool] = lambda key: True,
+        keeps_crossed: bool = True,
     ) -> None:
         """
         Args:
             slots: of the model.
             scheduler: decides about the misses.
             is_pinned: whether the link can read an expert where it lies; others only the CPU can.
+            keeps_crossed: whether what crosses while a layer waits may get a slot.
         """
         self.slots = slots
         self.scheduler = scheduler
         self._is_pinned = is_pinned
+        self._keeps_crossed = keeps_crossed
         self._wishes: deque[Key] = deque(maxlen=MOST_WISHES)
         self._coming: Key | None = None  # the one background copy under way
 
@@ -102,7 +106,8 @@ class Coordinator:
             else:
                 (free if self._is_pinned(key) else cpu_only).append(key)
         split = self.scheduler.split(free, link_busy_s=link_busy_s, idle_s=idle_s)
-        stays = tuple(key for key in split.now if self.slots.reserve(key) is not None)
+        candidates = split.now if self._keeps_crossed else ()
+        stays = tuple(key for key in candidates if self.slots.reserve(key) is not None)
         self._wishes.extend(split.background)
         self._wishes.extend(key for key in cpu_only if key != self._coming)
         if cpu_only:

@@ -1,7 +1,8 @@
 """Decoding with some of the experts on the GPU, on a machine that is only described.
 
-Driven by routing traces and by the objects that the runtime uses: `ExpertSlots`, `MissScheduler`,
-and `Coordinator`, which holds their rules. docs/offload.md tells what is modelled and what is not.
+Driven by routing traces and by the objects that the runtime uses: policies, `ExpertSlots` and
+`MissScheduler`, held together by `Coordinator`. docs/offload.md tells what is modelled and what is
+not.
 """
 
 from __future__ import annotations
@@ -76,11 +77,13 @@ class Options:
         way: ``cpu`` or ``link`` for all of them, ``both`` as the scheduler says.
         floor: experts that every layer keeps.
         journal: whether to note every piece of work.
+        keeps_crossed: whether an expert that crossed while its layer waited may get a slot.
     """
 
     way: Way = "both"
     floor: int = 0
     journal: bool = False
+    keeps_crossed: bool = True
 
 
 class Simulation:
@@ -116,7 +119,12 @@ class Simulation:
         )
         self._host = host or HostExperts(work.keys, len(work.keys), 0)
         book = ExpertSlots(work.layers, work.experts, slots, policy, floor=options.floor)
-        self.rules = Coordinator(book, self.scheduler, is_pinned=self._host.is_pinned)
+        self.rules = Coordinator(
+            book,
+            self.scheduler,
+            is_pinned=self._host.is_pinned,
+            keeps_crossed=options.keeps_crossed,
+        )
         self._work = work
         self._everything_fits = slots >= work.layers * work.experts
         if self._everything_fits:

@@ -67,6 +67,14 @@ def test_what_crosses_gets_a_slot_where_the_policy_likes_it() -> None:
         assert (second.split.now, second.stays) == (((0, 2),), stays)
 
 
+def test_what_crosses_gets_no_slot_where_that_is_not_wanted() -> None:
+    one = rules(slots=4, only="link")
+    one = Coordinator(one.slots, one.scheduler, keeps_crossed=False)
+    decision = one.decide(one.look_up(0, [1, 2], None, 2))
+    assert (len(decision.split.now), decision.stays) == (2, ())
+    assert one.look_up(0, [1, 2], None, 2) == [(0, 2), (0, 1)]
+
+
 def test_the_current_layer_keeps_what_it_uses() -> None:
     one = rules(slots=1, only="link")
     one.decide(one.look_up(0, [1], None, 1))
