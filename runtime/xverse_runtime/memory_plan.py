@@ -23,6 +23,7 @@ from xverse_runtime.store.precision import PRESETS, READING_SPEED
 DEVICES = ("auto", "cuda", "cpu")
 # Rounding keys and values costs a little quality: it has to buy at least this much speed.
 KV_GAIN = 1.05
+PINNED_STEPS = 8  # shares of the experts to try, where the host cannot hold all of them
 
 
 @dataclass(frozen=True)
@@ -202,14 +203,38 @@ class _Planner:
         sizes = ModelSizes(self.config, PRESETS[precision])
         on_gpu, on_host = self.budgets
         if device == "cuda":
-            placement = place_on_gpu(
-                sizes, self.machine, on_gpu, on_host, precision=precision, context=context, kv=kv
-            )
+            placements = self._on_gpu(sizes, precision, context, kv)
         else:
-            placement = place_on_cpu(sizes, on_host, precision=precision, context=context, kv=kv)
-        if placement is None or (placement.offloads and not self.wishes.offload):
-            return None
-        return MemoryPlan(placement, on_gpu, on_host, predict(placement, self.machine))
+            on_cpu = place_on_cpu(sizes, on_host, precision=precision, context=context, kv=kv)
+            placements = [on_cpu] if on_cpu else []
+        return _fastest(
+            [
+                MemoryPlan(placement, on_gpu, on_host, predict(placement, self.machine))
+                for placement in placements
+                if self.wishes.offload or not placement.offloads
+            ]
+        )
+
+    def _on_gpu(self, sizes: ModelSizes, precision: str, context: int, kv: str) -> list[Placement]:
+        """As many experts pinned as the system allows; or fewer, where the host cannot hold all.
+
+        The system keeps pages that are used, and pinned memory whether it is used or not: what is
+        pinned then is missed by the pages, and by how much pays depends on the machine.
+        """
+
+        def place(machine: Machine) -> Placement | None:
+            return place_on_gpu(
+                sizes, machine, *self.budgets, precision=precision, context=context, kv=kv
+            )
+
+        most = place(self.machine)
+        if most is None:
+            return []
+        if not most.offloads or most.pinned_experts + most.mapped >= sizes.routed:
+            return [most]
+        steps = (most.staging + sizes.routed * step // PINNED_STEPS for step in range(PINNED_STEPS))
+        fewer = [place(replace(self.machine, pinnable=one)) for one in steps if one <= most.pinned]
+        return [one for one in fewer if one is not None] or [most]
 
     def refusal(self) -> ResourceError:
         """Why there is no plan, and the nearest that there is."""

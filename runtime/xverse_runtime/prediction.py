@@ -144,17 +144,30 @@ class _Predictor:
 
     @property
     def _disk_rate(self) -> float:
-        """The system keeps the pages that were used last: the same curve, for its memory.
-
-        What the GPU holds may be there once more, so the larger of the two counts.
-        """
+        """Of the experts that tokens go to, how many have to come from the disk."""
         config = self.placement.sizes.config
         if not config.is_moe:
             weights = self.placement.sizes.weights()
             resident = self.placement.device == "cuda"
             return 0.0 if resident else max(0.0, 1 - self.placement.mapped / weights)
-        in_memory = hit_rate("lru", self._host_share * config.num_experts, config.num_experts)
-        return 1 - max(self._hit_rate if self.placement.device == "cuda" else 0.0, in_memory)
+        if self.placement.device == "cpu":
+            return 1 - hit_rate("lru", self._host_share * config.num_experts, config.num_experts)
+        return self._gpu_disk_rate
+
+    @property
+    def _gpu_disk_rate(self) -> float:
+        """Pinned experts never do, whether they are used or not. Of the others the system keeps the
+        pages that were used last and the GPU its share, by chance partly the same: the same curve,
+        for what either of them holds."""
+        sizes, placement = self.placement.sizes, self.placement
+        pageable = sizes.routed - placement.pinned_experts
+        if placement.experts_resident or pageable <= 0:
+            return 0.0
+        others = sizes.separate_embedding() if placement.embedding_device == "cpu" else 0
+        paged = min(1.0, max(0, placement.mapped - others) / pageable)
+        either = 1 - (1 - placement.expert_slots / sizes.routed_blocks) * (1 - paged)
+        experts = sizes.config.num_experts
+        return pageable / sizes.routed * (1 - hit_rate("lru", either * experts, experts))
 
     def _gpu_token(self) -> float:
         """Seconds of a decoded token: each layer's fixed cost, then its bytes."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from xverse_runtime.benchmark import BenchmarkResult
     from xverse_runtime.engine import Engine
 
+PROMPT_TOKENS, NEW_TOKENS, ROUNDS = 128, 16, 3
+
 Synthetic = Annotated[
     str | None,
     typer.Option(
@@ -32,10 +34,32 @@ Synthetic = Annotated[
     ),
 ]
 
+Simulate = Annotated[bool, typer.Option("--simulate", help=text("help.bench_simulate"))]
+MachineName = Annotated[
+    str | None,
+    typer.Option("--machine", metavar="GPU", help=text("help.bench_machine"), show_default=False),
+]
+Slots = Annotated[
+    int | None,
+    typer.Option(
+        "--slots",
+        parser=options.read_with(integer(0, 65536)),
+        metavar="N",
+        help=text("help.bench_slots"),
+        show_default=False,
+    ),
+]
+Routing = Annotated[
+    Path | None,
+    typer.Option("--routing", metavar="FILE", help=text("help.bench_routing"), show_default=False),
+]
+
 
 def _count(name: str, minimum: int, key: str) -> typer.models.OptionInfo:
     reader = options.read_with(integer(minimum, 100_000))
-    option: typer.models.OptionInfo = typer.Option(name, parser=reader, metavar="N", help=text(key))
+    option: typer.models.OptionInfo = typer.Option(
+        name, parser=reader, metavar="N", help=text(key), show_default=False
+    )
     return option
 
 
@@ -48,6 +72,7 @@ class Request:
     prompt_tokens: int
     new_tokens: int
     rounds: int
+    as_json: bool
 
 
 def register(app: typer.Typer) -> None:
@@ -59,19 +84,40 @@ def bench(
     model: options.Model = None,
     synthetic: Synthetic = None,
     precision: options.Precision = None,
-    prompt_tokens: Annotated[int, _count("--prompt-tokens", 1, "help.bench_prompt")] = 128,
-    new_tokens: Annotated[int, _count("--new-tokens", 2, "help.bench_new")] = 16,
-    rounds: Annotated[int, _count("--rounds", 1, "help.bench_rounds")] = 3,
+    prompt_tokens: Annotated[int | None, _count("--prompt-tokens", 1, "help.bench_prompt")] = None,
+    new_tokens: Annotated[int | None, _count("--new-tokens", 2, "help.bench_new")] = None,
+    rounds: Annotated[int | None, _count("--rounds", 1, "help.bench_rounds")] = None,
     device: options.Device = None,
     context: options.Context = None,
     threads: options.Threads = None,
     backend: options.Backend = None,
     cuda_graph: options.CudaGraph = None,
+    simulate: Simulate = False,
+    machine: MachineName = None,
+    slots: Slots = None,
+    routing: Routing = None,
+    as_json: options.Json = False,
     verbose: options.Verbose = 0,
     quiet: options.Quiet = False,
 ) -> Job:
-    request = Request(ctx.params, synthetic, prompt_tokens, new_tokens, rounds)
-    return Job(partial(run, request), options.verbosity(verbose, quiet))
+    level = options.verbosity(verbose, quiet)
+    if simulate:
+        from xverse_cli.commands.simulate import SimulationRequest
+        from xverse_cli.commands.simulate import run as run_simulation
+
+        simulated = SimulationRequest(
+            ctx.params, machine, slots, routing, prompt_tokens, new_tokens, as_json
+        )
+        return Job(partial(run_simulation, simulated), level)
+    request = Request(
+        ctx.params,
+        synthetic,
+        prompt_tokens or PROMPT_TOKENS,
+        new_tokens or NEW_TOKENS,
+        rounds or ROUNDS,
+        as_json,
+    )
+    return Job(partial(run, request), level)
 
 
 def run(request: Request, host: Host) -> int:
@@ -83,6 +129,9 @@ def run(request: Request, host: Host) -> int:
     from xverse_runtime.engine import Engine
 
     settings = host.settings(request.flags)
+    for option in ("machine", "slots", "routing"):
+        if request.flags.get(option) is not None:
+            raise UsageError("bench.not_simulated", option=option)
     if request.synthetic and request.flags.get("model") is not None:
         raise UsageError("bench.two_models")
     if request.synthetic:
@@ -103,7 +152,12 @@ def run(request: Request, host: Host) -> int:
             text("bench.round", number=number + 1, rounds=request.rounds), level=1
         ),
     )
-    host.streams.write_data(_table(engine, loaded.load_s, result))
+    if request.as_json:
+        from xverse_cli.json_output import to_json
+
+        host.streams.write_data(to_json(_object(engine, loaded.load_s, result)) + "\n")
+    else:
+        host.streams.write_data(_table(engine, loaded.load_s, result))
     return DONE
 
 
@@ -126,6 +180,23 @@ def _synthetic_store(shape: str, precision: str, host: Host) -> Path:
                 SHAPES[shape], path, PRESETS[name], demo_directory(), progress=progress
             )
     return path
+
+
+def _object(engine: "Engine", load_s: float, result: "BenchmarkResult") -> dict[str, Any]:
+    return {
+        "model": engine.model_name,
+        "precision": engine.precision,
+        "device": engine.device,
+        "load_s": round(load_s, 4),
+        "prompt_tokens": result.prompt_tokens,
+        "new_tokens": result.new_tokens,
+        "rounds": result.rounds,
+        "prefill_tokens_per_s": round(result.prefill, 2),
+        "decode_tokens_per_s": round(result.decode, 2),
+        "bytes_per_token": result.bytes_per_token,
+        "read_bandwidth": round(result.read_bandwidth),
+        "bandwidth_share": round(result.bandwidth_share, 4),
+    }
 
 
 def _table(engine: "Engine", load_s: float, result: "BenchmarkResult") -> str:

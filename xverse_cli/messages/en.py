@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from xverse_cli.messages.en_doctor import DOCTOR_TEXTS
 from xverse_cli.messages.en_errors import ERRORS
+from xverse_cli.messages.en_simulate import SIMULATE_TEXTS
 
 __all__ = ["ERRORS", "TEXTS"]
 
 TEXTS: dict[str, str] = {
     **DOCTOR_TEXTS,
+    **SIMULATE_TEXTS,
     "error": "error: {message}",
     "error.at": "error: {place}: {message}",
     "error.unexpected": "unexpected {kind}: {detail}",
@@ -234,9 +236,9 @@ TEXTS: dict[str, str] = {
     "help.bench": "Measure the speed of a model beside what memory allows.",
     "help.bench_synthetic": "Random weights in a true shape (a4.2b), made on first use and kept in"
     " the cache: 15 GB in int4.",
-    "help.bench_prompt": "Length of the prompt.",
-    "help.bench_new": "Tokens to generate.",
-    "help.bench_rounds": "How often to measure; the medians are shown.",
+    "help.bench_prompt": "Length of the prompt: 128, simulated 512.",
+    "help.bench_new": "Tokens to generate: 16, simulated 256.",
+    "help.bench_rounds": "How often to measure, usually 3 times; the medians are shown.",
     "memory.smaller_context": (
         "The context is {context_length} tokens instead of {wished}: more does not fit on the GPU."
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from xverse_cli.messages.en_errors_models import MODEL_ERRORS
 from xverse_cli.messages.en_errors_plan import PLAN_ERRORS
+from xverse_cli.messages.en_simulate import SIMULATE_ERRORS
 
 _GET = (
     "Fetch it: xverse pull {model}\n"
@@ -25,6 +26,7 @@ _HELP = "The options: {command} --help"
 ERRORS: dict[str, tuple[str, str]] = {
     **MODEL_ERRORS,
     **PLAN_ERRORS,
+    **SIMULATE_ERRORS,
     # Finding the model.
     "model.not_cached": ("The model {model} is not on this machine (looked in {path}).", _GET),
     "model.no_such_revision": (

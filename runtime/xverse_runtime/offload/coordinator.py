@@ -28,7 +28,8 @@ class Decision:
     Args:
         split: what is computed on the CPU and what crosses now.
         only_cpu: of ``split.cpu``: what could not have crossed.
-        awaited: on its way already and there before the CPU would be done: the GPU computes it.
+        awaited: on its way already and there before the CPU would be done, or there since
+            `Coordinator.missing`: the GPU computes it.
     """
 
     split: Split
@@ -54,7 +55,8 @@ class Coordinator:
         Args:
             slots: of the model.
             scheduler: decides about the misses.
-            is_pinned: whether the link can read an expert where it lies; others only the CPU can.
+            is_pinned: whether the link can read an expert where it lies; others go to the CPU, and
+                only in the background, by a buffer, to the GPU.
             most_now: experts of a layer that can cross at once; the others go to the CPU.
         """
         self.slots = slots
@@ -75,6 +77,7 @@ class Coordinator:
         *,
         link_busy_s: float = 0.0,
         idle_s: float = 0.0,
+        coming_s: float | None = None,
         only: Literal["cpu", "link"] | None = None,
     ) -> Decision:
         """What to do about a layer's misses.
@@ -83,27 +86,28 @@ class Coordinator:
             missing: the most probable first.
             link_busy_s: until the copy that is under way ends.
             idle_s: the link's time between the misses of two layers.
-            only: the one way to take, whatever the scheduler says; nothing is copied in the
-                background then.
+            coming_s: until the background copy is there; by default ``link_busy_s``.
+            only: the one way to take, whatever it costs.
         """
         if not missing:
             return NOTHING
+        coming_s = link_busy_s if coming_s is None else coming_s
         awaited: list[Key] = []
         only_cpu: list[Key] = []
         free: list[Key] = []
         for key in missing:
             if key == self._coming:
                 cpu_s = self.scheduler.seconds(len(missing), 0)
-                (awaited if link_busy_s <= cpu_s else only_cpu).append(key)
+                (awaited if coming_s <= cpu_s else only_cpu).append(key)
+            elif self.slots.table(key[0])[key[1]] >= 0:
+                awaited.append(key)
             else:
                 (free if self._is_pinned(key) else only_cpu).append(key)
-        if only is None:
-            split = self.scheduler.split(free, link_busy_s=link_busy_s, idle_s=idle_s)
-        else:
-            crossing = len(free) if only == "link" else 0
-            split = Split(tuple(free[crossing:]), tuple(free[:crossing]), ())
+        free.sort(key=self.slots.policy.rank, reverse=True)  # what is wanted most crosses first
+        split = self.scheduler.split(free, link_busy_s=link_busy_s, idle_s=idle_s, only=only)
         now, over = split.now[: self._most_now], split.now[len(split.now[: self._most_now]) :]
-        self._wish(split.background)
+        later = (*split.background, *(key for key in only_cpu if key != self._coming))
+        self._wishes.extend(reversed(later))
         if over or only_cpu:
             split = Split((*split.cpu, *over, *only_cpu), now, split.background, split.usual_s)
         return Decision(split, (*over, *only_cpu), tuple(awaited))
@@ -151,6 +155,3 @@ class Coordinator:
         self._coming = None
         self.slots.commit(key)
         return key
-
-    def _wish(self, keys: Sequence[Key]) -> None:
-        self._wishes.extend(reversed(keys))

@@ -8,6 +8,8 @@ gets which slot; here the bytes follow, and the tables that kernels read.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from time import perf_counter
 
 import torch
@@ -68,6 +70,8 @@ class ExpertCache:
         self._stale = [True] * layers  # tables that the device has not heard of
         self._coming: Upload | None = None  # the one in the background
         self._began = 0.0  # when it was asked for
+        self._filling: tuple[Future[None], int] | None = None  # what comes next, and its row
+        self._buffer: Tensor | None = None  # of the host, for what is not pinned
 
     def load(
         self, keys: Iterable[Key], on_loaded: Callable[[int], None] = lambda _bytes: None
@@ -133,7 +137,7 @@ class ExpertCache:
 
     def poll(self, rules: Coordinator) -> Upload | None:
         """Let an upload in the background that is done become a hit, and begin the next; never
-        waits.
+        waits. What is not pinned goes through a buffer, which a thread fills.
 
         Returns:
             What has come.
@@ -144,13 +148,31 @@ class ExpertCache:
                 return None
             come, self._coming = self._coming, None
             self._changed(rules.arrived())
+        if self._filling is not None:
+            filled, row = self._filling
+            if filled.done():
+                filled.result()
+                self._filling = None
+                assert self._buffer is not None
+                self._upload(self._buffer, row)
+            return come
         begun = rules.begin_upload()
         if begun is not None:
             key, reservation = begun
             self._left(reservation)
-            copies = [(self.host.block(key), reservation.slot)]
-            self._coming, self._began = self.device.upload(self.pool, copies), perf_counter()
+            block = self.host.block(key)
+            if self.host.is_pinned(key[0]):
+                self._upload(block, reservation.slot)
+            else:
+                if self._buffer is None:
+                    self._buffer = self.device.host_buffer(block.numel(), dtype=torch.uint8)
+                filled = buffer_filler().submit(_fill, self._buffer, block)
+                self._filling = filled, reservation.slot
         return come
+
+    def _upload(self, block: Tensor, slot: int) -> None:
+        self._coming = self.device.upload(self.pool, [(block, slot)])
+        self._began = perf_counter()
 
     def await_upload(self) -> None:
         """Computations from now on may read what the upload in the background brings."""
@@ -177,11 +199,28 @@ class ExpertCache:
         if reservation.evicted is not None:
             self._changed(reservation.evicted)
 
+    @property
+    def is_filling(self) -> bool:
+        """Whether what comes next in the background is still on the host: for how long nobody
+        knows, it may come from the disk."""
+        return self._filling is not None
+
     def busy_s(self, link: LinearCost) -> float:
         """How long the upload in the background is still going to take."""
         if self._coming is None:
             return 0.0
         return max(0.0, link.seconds(self._coming.nbytes) - (perf_counter() - self._began))
+
+
+@cache
+def buffer_filler() -> ThreadPoolExecutor:
+    """Reads experts that are not pinned, from the disk perhaps, while the host goes on."""
+    return ThreadPoolExecutor(1, thread_name_prefix="experts")
+
+
+@torch.inference_mode()  # which is a thread's own matter
+def _fill(buffer: Tensor, block: Tensor) -> None:
+    buffer.copy_(block)
 
 
 class TableRows:

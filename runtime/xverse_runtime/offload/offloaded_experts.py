@@ -220,6 +220,7 @@ class ExpertOffload:
             missing,
             link_busy_s=busy_s,
             idle_s=self._idle_s,
+            coming_s=float("inf") if self.cache.is_filling else busy_s,
             only=None if mode == "scheduled" else mode,
         )
 

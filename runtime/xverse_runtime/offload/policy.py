@@ -16,7 +16,7 @@ from typing import Protocol
 Key = tuple[int, int]  # layer, expert
 Rank = tuple[float, ...]
 
-HALF_LIFE_TOKENS = 12
+HALF_LIFE_TOKENS = 18
 
 
 class ExpertPolicy(Protocol):
@@ -41,6 +41,9 @@ class ExpertPolicy(Protocol):
         Returns:
             ``None`` when no resident may leave, or when none is worth less than ``incoming``.
         """
+
+    def rank(self, key: Key) -> Rank:
+        """What an expert is worth now, resident or not; higher is more."""
 
 
 class RankedPolicy:

@@ -84,7 +84,12 @@ class MissScheduler:
         return max(of_cpu, of_link + link_busy_s if now else 0.0)
 
     def split(
-        self, misses: Sequence[Key], *, link_busy_s: float = 0.0, idle_s: float = 0.0
+        self,
+        misses: Sequence[Key],
+        *,
+        link_busy_s: float = 0.0,
+        idle_s: float = 0.0,
+        only: Literal["cpu", "link"] | None = None,
     ) -> Split:
         """Decide about a layer.
 
@@ -94,6 +99,7 @@ class MissScheduler:
             link_busy_s: until the copy that is under way ends. What crosses now goes before all
                 background copies that have not begun; these are begun one at a time.
             idle_s: the link's time between the misses of two layers, for background copies.
+            only: the one way to take, whatever it costs.
 
         Returns:
             A split of all ``misses``.
@@ -101,9 +107,12 @@ class MissScheduler:
         count = len(misses)
         if not count:
             return Split((), (), ())
-        now = self._choose(count, link_busy_s)
+        now, tried = (count if only == "link" else 0), None
+        if only is None:
+            now = self._choose(count, link_busy_s)
         chosen_s = self.seconds(count - now, now, link_busy_s)
-        tried = self._trial(count, now, chosen_s, link_busy_s)
+        if only is None:
+            tried = self._trial(count, now, chosen_s, link_busy_s)
         crossing = now if tried is None else tried
         self._layers += 1
         self._seconds += chosen_s
