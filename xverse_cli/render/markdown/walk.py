@@ -103,7 +103,8 @@ class Walk:
             return self._quote(child, depth, growing)
         if child.start < self._task.fixed and child.kind == "heading":
             return True
-        if growing and not self._is_over(child):
+        growing = growing and not self._is_over(child)
+        if growing:
             self.leaf = child
             if not self._task.preview and not self._task.final:
                 return self._growing_leaf(child, depth)
@@ -230,7 +231,7 @@ class Walk:
         elif kind in ("fence", "code"):
             self._code(child, depth, growing)
         elif kind == "maths":
-            self._maths(child, depth)
+            self._maths(child, depth, growing)
         elif kind == "table":
             self._table(child, depth, growing)
         elif kind == "heading":
@@ -297,8 +298,10 @@ class Walk:
             row = writer.code.line(line)
             writer.put_wide(row)
 
-    def _maths(self, child: Block, depth: int) -> None:
+    def _maths(self, child: Block, depth: int, growing: bool) -> None:
         self._maths_lines(child, depth, child.token.content.rstrip("\n").split("\n"))
+        if not growing:
+            self.opener = ""
 
     def _maths_lines(self, child: Block, depth: int, lines: Sequence[str]) -> None:
         continues = child.start < self._task.fixed
