@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
+from unicodedata import normalize
 
 import pyte
 from pyte.screens import Char
+from wcwidth import wcwidth
 
 
 class Terminal:
@@ -25,6 +27,8 @@ class Terminal:
 
     def write(self, text: str) -> None:
         self.written += len(text.encode())
+        # pyte wraps before a mark in the last column, and drops what follows other zero widths.
+        text = "".join(one for one in normalize("NFC", text) if one < "\u0300" or wcwidth(one))
         self._stream.feed(text.replace("\n", "\r\n").replace("\r\r\n", "\r\n"))
 
     @property
@@ -44,9 +48,8 @@ class Terminal:
     def resize(self, columns: int, rows: int) -> None:
         """Give the screen another size, as a terminal does."""
         screen = self.screen
-        cursor = screen.cursor
         used = [dict(screen.buffer[y]) for y in range(screen.lines)]
-        at = (cursor.y, cursor.x)
+        at = (screen.cursor.y, screen.cursor.x)
         if self.reflows and columns < screen.columns:
             used, at = _reflowed(used, at, columns)
         last = max([at[0], *(y for y, line in enumerate(used) if _shown(line))])
@@ -56,8 +59,8 @@ class Terminal:
         screen.resize(rows, max(columns, screen.columns) if not self.reflows else columns)
         screen.reset_buffer(used[away:])
         screen.wrap_at(columns, rows)
-        cursor.y = at[0] - away
-        cursor.x = min(at[1], columns - 1)
+        screen.cursor.y = at[0] - away
+        screen.cursor.x = min(at[1], columns - 1)
         self.columns, self.rows = columns, rows
 
 

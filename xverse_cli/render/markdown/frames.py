@@ -73,16 +73,26 @@ def begin(frames: Sequence[Frame]) -> list[Frame]:
 
 def heads(frames: Sequence[Frame], room: int) -> Row:
     """What stands before the next row; the outermost give way where ``room`` is short."""
-    shown: list[Row] = []
-    for frame in reversed(frames):
-        if frame.width > room and shown:
-            break
-        room -= frame.width
-        if frame.kind == "quote" or not frame.begun:
-            shown.append(frame.head)
-        else:
-            shown.append((Span(" " * frame.width),))
-    return tuple(span for head in reversed(shown) for span in head)
+    shown = []
+    for frame in frames[_given_way(frames, room) :]:
+        blank = frame.kind == "item" and frame.begun
+        shown.append((Span(" " * frame.width),) if blank else frame.head)
+    return tuple(span for head in shown for span in head)
+
+
+def without_room(frames: Sequence[Frame], room: int) -> list[Span]:
+    """Bullets and numbers that are to be seen now, but give way in the row."""
+    given_way = frames[: _given_way(frames, room)]
+    return [span for one in given_way if one.kind == "item" and not one.begun for span in one.head]
+
+
+def _given_way(frames: Sequence[Frame], room: int) -> int:
+    """How many of the outermost frames are not shown; the innermost always is."""
+    for number in range(len(frames) - 1, -1, -1):
+        room -= frames[number].width
+        if room < 0 and number < len(frames) - 1:
+            return number + 1
+    return 0
 
 
 def openings(frames: Sequence[Frame]) -> list[str]:

@@ -283,8 +283,9 @@ class MarkdownStream:
     # References
 
     def _refer(self, label: str) -> None:
-        if len(self._unresolved) < _MOST_REFERENCES:
-            self._unresolved.add(normalizeReference(label))
+        label = normalizeReference(label)
+        if label not in self._references and len(self._unresolved) < _MOST_REFERENCES:
+            self._unresolved.add(label)
 
     def _wants_definition(self, line: str) -> bool:
         """Whether a line of definitions is shown: a reference to it is out as plain text."""

@@ -27,7 +27,7 @@ _TASK = re.compile(r"\[([ xX])\](?: +|\Z)")
 _DEFINITION = re.compile(r"\[(?:[^\[\]\\]|\\.)*(?:\](?::|\Z)|\Z)")
 _FENCE_BEGUN = re.compile(r" *(?:`+|~+)\Z")
 _BULLETS = frozenset("-+*")
-_LABEL = re.compile(r"\[([^\[\]]{1,100})\]")
+_LABEL = re.compile(r"\[((?:[^\[\]\\]|\\.){1,200})\]", re.DOTALL)
 
 
 @dataclass
@@ -243,10 +243,11 @@ class Walk:
 
     def _paragraph(self, child: Block, depth: int, growing: bool) -> None:
         writer = self._writer
-        if not child.source.startswith(CUT):
+        source = child.source
+        if not source.startswith(CUT):
             self._begin(child, depth, "paragraph")
         tokens = child.inline[0].children or []
-        self._note_references(tokens)
+        self._note_references(source)
         writer.add_flow(spans_of(tokens, self._theme))
         keeps = growing and self._task.final and self._task.force
         if not keeps:
@@ -256,7 +257,7 @@ class Walk:
         self._begin(child, depth, "heading")
         look = self._theme.look(child.token.tag)
         tokens = child.inline[0].children or [] if child.inline else []
-        self._note_references(tokens)
+        self._note_references(child.source)
         spans = spans_of(tokens, self._theme, look)
         if not self._theme.styled:
             spans.insert(0, Span("#" * int(child.token.tag[1]) + " "))
@@ -328,7 +329,7 @@ class Walk:
         cells = [spans_of(one.children or [], theme) for one in child.inline]
         heads = [spans_of(one.children or [], theme, theme.look("th")) for one in child.inline[:columns]]
         for one in child.inline:
-            self._note_references(one.children or [])
+            self._note_references(one.content)
         aligned = [
             str(token.attrs.get("style", "")).rpartition(":")[2]
             for token in child.headers
@@ -402,7 +403,7 @@ class Walk:
             return False
         if not cut:
             self._begin(child, depth, "paragraph")
-        self._note_references(tokens)
+        self._note_references(source[:place])
         writer.add_flow(spans)
         before = before_source(writer.frames)
         rest = CUT + source[place - 1 :]
@@ -414,15 +415,14 @@ class Walk:
 
     # References
 
-    def _note_references(self, tokens: Sequence[Token]) -> None:
-        for token in tokens:
-            if token.type == "text" and "[" in token.content:
-                for label in _LABEL.findall(token.content):
-                    self._on_reference(label)
+    def _note_references(self, source: str) -> None:
+        for label in _LABEL.findall(source) if "[" in source else ():
+            self._on_reference(label)
 
     def _definitions(self, end: int, depth: int) -> None:
         """Definitions of links before line ``end``: shown where the reference came too early."""
         start = max(self.rest, self._task.fixed)
+        self.rest = max(self.rest, end) if start < end else self.rest
         for number in range(start, end):
             line = self._task.lines[number].strip("> ")
             if line and self._wants_definition(line) and not self._task.preview:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from xverse_cli.render.markdown.cells import cut_to_width, pieces
 from xverse_cli.render.markdown.code import Highlighter
-from xverse_cli.render.markdown.frames import Frame, begin, heads
+from xverse_cli.render.markdown.frames import Frame, begin, heads, without_room
 from xverse_cli.render.markdown.inline import NEWLINE
 from xverse_cli.render.markdown.theme import Theme
-from xverse_cli.render.markdown.wrap import Row, Span, Wrapper, row_width
+from xverse_cli.render.markdown.wrap import Row, Span, Wrapper, row_width, wrap
 
 _INDENT = Span("  ")  # before code
 
@@ -85,6 +85,8 @@ class Writer:
 
     def put(self, row: Row) -> None:
         """A row inside the frames."""
+        for alone in wrap(without_room(self.frames, self.columns // 2), self.columns):
+            self.rows.append(alone)
         self.rows.append(_trimmed((*self._heads(), *row)))
         self.frames = begin(self.frames)
 
