@@ -55,6 +55,10 @@ Lookup = Annotated[
     bool | None,
     typer.Option("--lookup/--no-lookup", help=text("help.lookup"), show_default=False),
 ]
+Markdown = Annotated[
+    bool | None,
+    typer.Option("--markdown/--plain", help=text("help.markdown"), show_default=False),
+]
 System = Annotated[str | None, setting("system", "TEXT")]
 Temperature = Annotated[float | None, setting("temperature", "T")]
 TopK = Annotated[int | None, setting("top_k", "K")]

@@ -30,6 +30,7 @@ SETTINGS: dict[str, Reader] = {
     "backend": choice("auto", "triton", "cpu", "reference"),
     "cuda_graph": on_off,
     "lookup": on_off,
+    "markdown": on_off,
     "system": words,
     "temperature": number(0),
     "top_k": integer(0),
@@ -60,6 +61,7 @@ class Settings:
     backend: str = "auto"
     cuda_graph: bool = True
     lookup: bool = True
+    markdown: bool | None = None
     system: str | None = None
     temperature: float | None = None
     top_k: int | None = None

@@ -54,6 +54,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "backend": ("reference", "reference"),
     "cuda_graph": ("false", False),
     "lookup": ("false", False),
+    "markdown": ("false", False),
     "system": ("简短。", "简短。"),
     "temperature": ("0.25", 0.25),
     "top_k": ("0", 0),

@@ -42,6 +42,7 @@ def chat(
     backend: options.Backend = None,
     cuda_graph: options.CudaGraph = None,
     lookup: options.Lookup = None,
+    markdown: options.Markdown = None,
     verbose: options.Verbose = 0,
     quiet: options.Quiet = False,
 ) -> Job:
@@ -83,7 +84,7 @@ def _talk(settings: "Settings", model: "FoundModel", source: "MessageSource", ho
         Conversation(settings.system),
         params,
         streams,
-        lambda: reply_sink(streams),
+        lambda: reply_sink(streams, host.environ, settings.markdown),
         limit_chosen=settings.max_tokens is not None,
     )
     repl = Repl(runner, source, host)

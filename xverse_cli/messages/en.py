@@ -61,6 +61,8 @@ TEXTS: dict[str, str] = {
     "help.backend": "Kernels to compute with: auto, triton (GPU), cpu (packed weights)"
     " or reference (plain torch).",
     "help.cuda_graph": "Replay decoding steps as CUDA graphs (on); off helps to find faults.",
+    "help.markdown": "Render the reply, or write it as the model does. Neither: rendered on a"
+    " terminal, as it is in a pipe.",
     "help.lookup": "Compute several tokens at once where a text repeats itself (on);"
     " what is written stays the same.",
     "help.system": "A system message that stands before the conversation.",

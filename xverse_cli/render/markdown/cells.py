@@ -35,7 +35,9 @@ _KINDS = {
 _WORDLIKE = frozenset((WORD, WORD_OPENER, WORD_CLOSER))
 
 # Characters that attach themselves to the one before and change its width or its meaning.
-_EXTENDING = "\u0300-\u036f\u20d0-\u20f0\u200d\ufe00-\ufe0f\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f"
+_EXTENDING = (
+    "\u0300-\u036f\u20d0-\u20f0\u200d\ufe00-\ufe0f\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f"
+)
 _PIECES = re.compile(
     rf"(?P<space> +)|(?P<ascii>[!-~]+(?![{_EXTENDING}]))"
     rf"|(?P<han>[\u2e80-\u2fdf\u3001-\u303e\u3041-\u3096\u309b-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
@@ -130,8 +132,10 @@ def cut_to_width(text: str, width: int) -> int:
 
 def is_wide(character: str) -> bool:
     """Whether ``character`` is Han, kana or their punctuation: text without spaces."""
-    return "\u2e80" <= character <= "\ua4cf" or "\uf900" <= character <= "\uff60" or (
-        character >= "\U00020000" and wcwidth(character) == 2
+    return (
+        "\u2e80" <= character <= "\ua4cf"
+        or "\uf900" <= character <= "\uff60"
+        or (character >= "\U00020000" and wcwidth(character) == 2)
     )
 
 

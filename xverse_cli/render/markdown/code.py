@@ -24,7 +24,7 @@ class Highlighter:
 
     def __init__(self, language: str, theme: Theme) -> None:
         self._theme = theme
-        self._lexer = _lexer(language) if theme.styled else None
+        self._lexer: Any = _lexer(language) if theme.styled else None
         self._resumes = _resumes(self._lexer)
         self._states: tuple[str, ...] = ("root",)
         self._held: list[str] = []
@@ -50,8 +50,9 @@ class Highlighter:
         self._held.append(line + "\n")
         text = "".join(self._held)
         spans: list[Span] = []
-        last_kind, last_start, states = Error, 0, self._states
+        last_kind, last_start, after = Error, 0, self._states
         for start, kind, value, states in self._tokens(text):
+            after = states
             end = start + len(value)
             if end > before:
                 shown = value[max(0, before - start) :].rstrip("\n")
@@ -60,9 +61,9 @@ class Highlighter:
                 last_kind, last_start = kind, start
         unsure = last_kind in Comment.Multiline or last_kind in String or last_kind is Error
         crosses = unsure or last_start < before
-        if not crosses or len(states) > 1 or len(self._held) >= _MOST_AGAIN or not self._resumes:
+        if not crosses or len(after) > 1 or len(self._held) >= _MOST_AGAIN or not self._resumes:
             self._held.clear()
-            self._states = states
+            self._states = after
         return spans
 
     def _tokens(self, text: str) -> Any:

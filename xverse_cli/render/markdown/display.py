@@ -7,7 +7,7 @@ from collections.abc import Callable
 from xverse_cli.render.markdown.paint import Painter
 from xverse_cli.render.markdown.stream import MarkdownStream
 from xverse_cli.render.markdown.theme import Theme
-from xverse_cli.render.markdown.wrap import row_width
+from xverse_cli.render.markdown.wrap import Row, row_width
 
 
 class Display:
@@ -35,15 +35,15 @@ class Display:
         written += self._painter.frame(self._stream.finish(), [])
         return written + self._painter.close()
 
-    def _paint(self, finished: list[tuple[object, ...]] | list) -> str:  # type: ignore[type-arg]
+    def _paint(self, finished: list[Row]) -> str:
         most = max(1, self._size[1] - 1)
         return self._painter.frame(finished, self._stream.tail()[-most:])
 
     def _follow_size(self) -> str:
         """After a change of size: rows that cannot be reached any more stay as they are.
 
-        Some terminals wrap a row again that has become too wide, others cut it, and none tells. Such
-        a row is left alone, with all above it; those below are known to be one row each.
+        Some terminals wrap a row again that has become too wide, others cut it, and none tells.
+        Such a row is left alone, with all above it; those below are known to be one row each.
         """
         size = self._ask_size()
         if size == self._size:

@@ -1,8 +1,9 @@
 """Puts rows on a terminal: finished ones once, the tail again wherever it has changed.
 
-The painter knows which rows stand on the screen from the last finished one on, and where the cursor
-is: behind the last of them. A frame that only adds text is written as that text. Any other goes back
-to the first difference and writes on from there, as one synchronised update (DEC mode 2026).
+The painter knows which rows stand on the screen from the last finished one on, and where the
+cursor is: behind the last of them. A frame that only adds text is written as that text. Any other
+goes back to the first difference and writes on from there, as one synchronised update (DEC mode
+2026).
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Painter:
 
     def close(self) -> str:
         """The cursor to the beginning of the line after the last."""
-        written = "\r\n" if self._painted else ""
+        written = "\n" if self._painted else ""
         self._painted, self._final = [], 0
         return written
 
@@ -77,8 +78,8 @@ def plain_rows(rows: Sequence[Row]) -> str:
 
 def _lines(rows: Sequence[Row], *, after: bool) -> str:
     """Rows, each on a line of its own; ``after`` something else."""
-    text = "\r\n".join(map(_encode, rows))
-    return f"\r\n{text}" if rows and after else text
+    text = "\n".join(map(_encode, rows))
+    return f"\n{text}" if rows and after else text
 
 
 def _encode(row: Row) -> str:
@@ -106,14 +107,19 @@ def _common(old: Row, new: Row) -> tuple[Row, Row]:
         while length < shorter and before.text[length] == after.text[length]:
             length += 1
         while length and (
-            _joins(after.text[length:]) or _joins(before.text[length:]) or after.text[length - 1] in _JOINING
+            _joins(after.text[length:])
+            or _joins(before.text[length:])
+            or after.text[length - 1] in _JOINING
         ):
             length -= 1
     if not length:
         return new[:at], new[at:]
     return (
         (*new[:at], after._replace(text=after.text[:length])),
-        (*((after._replace(text=after.text[length:]),) if after.text[length:] else ()), *new[at + 1 :]),
+        (
+            *((after._replace(text=after.text[length:]),) if after.text[length:] else ()),
+            *new[at + 1 :],
+        ),
     )
 
 
@@ -123,7 +129,11 @@ def _joins(text: str) -> bool:
         return False
     from wcwidth import wcwidth
 
-    return wcwidth(text[0]) == 0 or 0x1F3FB <= ord(text[0]) <= 0x1F3FF or "\U0001f1e6" <= text[0] <= "\U0001f1ff"
+    return (
+        wcwidth(text[0]) == 0
+        or 0x1F3FB <= ord(text[0]) <= 0x1F3FF
+        or "\U0001f1e6" <= text[0] <= "\U0001f1ff"
+    )
 
 
 def _without_last(kept: Row, new: Row) -> tuple[Row, Row]:

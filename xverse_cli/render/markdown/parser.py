@@ -28,10 +28,10 @@ CUT = "\x01"
 # follows it. Looked for within this many characters, so that a lone dollar holds nothing up.
 MOST_MATHS = 400
 _MATHS = re.compile(
-    r"\$\$(?!\$)[^$\x01]{1,%(most)d}?\$\$"
-    r"|\$(?![\s$])(?:[^$\\\n\x01]|\\[^\n]){1,%(most)d}?(?<!\s)\$(?![0-9])"
-    r"|\\\((?=[^()]*\w)[^\x01]{1,%(most)d}?\\\)"
-    r"|\\\[(?=[^\[\]]*\w)[^\x01]{1,%(most)d}?\\\]" % {"most": MOST_MATHS}
+    rf"\$\$(?!\$)[^$\x01]{{1,{MOST_MATHS}}}?\$\$"
+    rf"|\$(?![\s$])(?:[^$\\\n\x01]|\\[^\n]){{1,{MOST_MATHS}}}?(?<!\s)\$(?![0-9])"
+    rf"|\\\((?=[^()]*\w)[^\x01]{{1,{MOST_MATHS}}}?\\\)"
+    rf"|\\\[(?=[^\[\]]*\w)[^\x01]{{1,{MOST_MATHS}}}?\\\]"
 )
 
 

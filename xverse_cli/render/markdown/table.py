@@ -27,8 +27,8 @@ class Table:
 def table_rows(table: Table, theme: Theme, width: int) -> list[Row]:
     """Draw ``table`` in at most ``width`` columns."""
     lines = [table.header, *table.rows]
-    wanted = [max(2, *(_natural(line[i]) for line in lines)) for i in range(len(table.header))]
-    longest = [max(2, *(_longest(line[i]) for line in lines)) for i in range(len(table.header))]
+    wanted = [max(1, *(_natural(line[i]) for line in lines)) for i in range(len(table.header))]
+    longest = [max(1, *(_longest(line[i]) for line in lines)) for i in range(len(table.header))]
     room = width - _GAP * (len(wanted) - 1)
     widths = _shares(wanted, longest, room)
     if widths is None:

@@ -1,7 +1,7 @@
-"""The looks of a reply: Rich's styles as the numbers of escape sequences, and which signs to draw.
+"""The looks of a reply: Rich's styles as numbers of escape sequences, and which signs to draw.
 
-Rich decides on colours (`NO_COLOR`, `FORCE_COLOR`, what the terminal can); a look that is put inside
-another one is written after it.
+Rich decides on colours (`NO_COLOR`, `FORCE_COLOR`, what the terminal can); a look that is put
+inside another one is written after it.
 """
 
 from __future__ import annotations

@@ -327,13 +327,12 @@ class Walk:
             return
         self._begin(child, depth, "table")
         cells = [spans_of(one.children or [], theme) for one in child.inline]
-        heads = [spans_of(one.children or [], theme, theme.look("th")) for one in child.inline[:columns]]
+        heads = [
+            spans_of(one.children or [], theme, theme.look("th")) for one in child.inline[:columns]
+        ]
         for one in child.inline:
             self._note_references(one.content)
-        aligned = [
-            str(token.attrs.get("style", "")).rpartition(":")[2]
-            for token in child.headers
-        ]
+        aligned = [str(token.attrs.get("style", "")).rpartition(":")[2] for token in child.headers]
         rows = [cells[at : at + columns] for at in range(columns, len(cells), columns)]
         for row in table_rows(Table(heads, rows, aligned), theme, writer.width):
             writer.put(row)
@@ -352,7 +351,11 @@ class Walk:
         """Write the complete lines of code or mathematics."""
         task = self._task
         end = child.end - (task.partial and child.end == len(task.lines))
-        content = child.token.content.rstrip("\n") + "\n" if child.kind == "maths" else child.token.content
+        content = (
+            child.token.content.rstrip("\n") + "\n"
+            if child.kind == "maths"
+            else child.token.content
+        )
         lines = content.split("\n")[:-1]
         closed = child.kind == "fence" and child.end - child.start == len(lines) + 2
         if end < child.end and not closed:

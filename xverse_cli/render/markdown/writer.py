@@ -120,10 +120,8 @@ class Writer:
         if flow is None:
             flow = self.flow = Wrapper(self.width)
         for span in spans:
-            if span.text == NEWLINE:
-                rows = flow.finish() or [()]
-            else:
-                rows = flow.feed(pieces(*span))
+            over = span.text == NEWLINE
+            rows = (flow.finish() or [()]) if over else flow.feed(pieces(*span))
             for row in rows:
                 self.put(row)
 
