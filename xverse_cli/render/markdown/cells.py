@@ -47,6 +47,7 @@ _PIECES = re.compile(
     re.DOTALL,
 )
 _HYPHEN = re.compile(r"(?<=[A-Za-z]-)(?=[A-Za-z])")
+_HYPHENATED = re.compile(r"[(\"']*[A-Za-z]+(-[A-Za-z]+)+[,.;:!?)\"']*\Z")
 _UNCERTAIN = re.compile("[\u200d\ufe0e\ufe0f\u20e3\U0001f1e6-\U0001f1ff\U0001f3fb-\U0001f3ff]")
 _SIMPLE = re.compile("[ -~\u3001-\u303e\u4e00-\u9fff\uff01-\uff60]*\\Z")
 
@@ -78,7 +79,7 @@ def pieces(text: str, sgr: str = "", href: str = "") -> Iterator[Piece]:
         elif kind == "space":
             yield Piece(part, len(part), SPACE, SPACE, sgr, href)
         elif kind == "ascii":
-            for word in _HYPHEN.split(part) if "-" in part else (part,):
+            for word in _HYPHEN.split(part) if _HYPHENATED.match(part) else (part,):
                 yield Piece(word, len(word), _word_kind(word[0]), _word_kind(word[-1]), sgr, href)
         else:
             for cluster in iter_graphemes(part):

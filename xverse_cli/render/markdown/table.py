@@ -12,6 +12,7 @@ from xverse_cli.render.markdown.wrap import Row, Span, row_text, wrap
 
 _GAP = 3  # columns between two cells: a space, a bar, a space
 _NARROWEST = 6
+_LONGEST = 14  # columns for which a word is not broken
 _LEFT, _RIGHT, _CENTER = "left", "right", "center"
 
 
@@ -59,30 +60,27 @@ def _longest(cell: list[Span]) -> int:
 
 
 def _shares(wanted: list[int], longest: list[int], room: int) -> list[int] | None:
-    """Widths that fit into ``room``; ``None`` when columns would be too narrow to read."""
+    """Widths that fit into ``room``; ``None`` when columns would be too narrow to read.
+
+    Narrow columns get what they want, wide ones the same share of the rest.
+    """
     if sum(wanted) <= room:
         return wanted
     least = [
-        min(want, max(_NARROWEST, min(word, room // 3)))
+        min(want, max(_NARROWEST, min(word, _LONGEST)))
         for want, word in zip(wanted, longest, strict=True)
     ]
     if sum(least) > room:
-        least = [min(want, _NARROWEST) for want in wanted]
-    if sum(least) > room:
         return None
-    widths = least
-    spare = room - sum(widths)
-    while spare > 0:  # to those that lack most, in proportion
-        lacking = [want - have for want, have in zip(wanted, widths, strict=True)]
-        total = sum(lacking)
-        grown = [
-            have + min(lack, spare * lack // total)
-            for have, lack in zip(widths, lacking, strict=True)
-        ]
-        if grown == widths:
-            grown[lacking.index(max(lacking))] += 1
-        spare = room - sum(grown)
-        widths = grown
+
+    def at(level: int) -> list[int]:
+        return [min(want, max(low, level)) for want, low in zip(wanted, least, strict=True)]
+
+    level = max(one for one in range(room + 1) if sum(at(one)) <= room)
+    widths = at(level)
+    for index, want in enumerate(wanted):
+        if widths[index] == level < want and sum(widths) < room:
+            widths[index] += 1
     return widths
 
 

@@ -297,7 +297,7 @@ class Walk:
         for line in [*[""] * blank, *lines]:
             assert writer.code is not None
             row = writer.code.line(line)
-            writer.put_wide(row)
+            writer.put_code(row)
 
     def _maths(self, child: Block, depth: int, growing: bool) -> None:
         self._maths_lines(child, depth, child.token.content.rstrip("\n").split("\n"))
@@ -310,7 +310,7 @@ class Walk:
             self._begin(child, depth, "maths")
         look = self._theme.look("maths")
         for line in lines[1:] if continues else lines:
-            self._writer.put_wide((Span(line, look),) if line else ())
+            self._writer.put_code((Span(line, look),) if line else ())
         self._set_opener(continues, lines[0].strip()[:2] if lines else "")
 
     def _table(self, child: Block, depth: int, growing: bool) -> None:

@@ -175,6 +175,26 @@ def row_text(row: Row) -> str:
     return "".join(span.text for span in row)
 
 
+def split_row(row: Row, width: int) -> tuple[Row, Row]:
+    """A row cut where it is too wide: at a space in its last half, or else anywhere."""
+    text = row_text(row)
+    cut = cut_to_width(text, width)
+    if cut >= len(text):
+        return row, ()
+    space = text.rfind(" ", cut // 2, cut + 1)
+    if space > 0 and text[:space].strip():
+        cut = space + 1
+    head: list[Span] = []
+    for index, span in enumerate(row):
+        if len(span.text) >= cut:
+            head.append(span._replace(text=span.text[:cut]))
+            rest = span._replace(text=span.text[cut:])
+            return tuple(head), (*((rest,) if rest.text else ()), *row[index + 1 :])
+        head.append(span)
+        cut -= len(span.text)
+    return row, ()
+
+
 def _rest(piece: Piece, start: int, end: int | None = None) -> Piece:
     text = piece.text[start:end]
     return piece._replace(text=text, width=upper_width(text))

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from xverse_cli.render.markdown.cells import cut_to_width, pieces
+from xverse_cli.render.markdown.cells import pieces
 from xverse_cli.render.markdown.code import Highlighter
 from xverse_cli.render.markdown.frames import Frame, begin, heads, without_room
 from xverse_cli.render.markdown.inline import NEWLINE
 from xverse_cli.render.markdown.theme import Theme
-from xverse_cli.render.markdown.wrap import Row, Span, Wrapper, row_width, wrap
+from xverse_cli.render.markdown.wrap import Row, Span, Wrapper, row_text, row_width, split_row, wrap
 
 _INDENT = Span("  ")  # before code
 
@@ -90,29 +90,20 @@ class Writer:
         self.rows.append(_trimmed((*self._heads(), *row)))
         self.frames = begin(self.frames)
 
-    def put_wide(self, line: Row) -> None:
-        """A row of code, cut where it is too wide."""
+    def put_code(self, line: Row) -> None:
+        """A line of code or mathematics; where it is too wide, it goes on further to the right."""
         width = max(2, self.width - len(_INDENT.text))
         if row_width(line) <= width:
             self.put((_INDENT, *line) if line else ())
             return
-        row: list[Span] = []
+        text = row_text(line)
+        hanging = min(len(text) - len(text.lstrip(" ")) + 4, width // 2)
+        before: tuple[Span, ...] = (_INDENT,)
         room = width
-        for span in line:
-            text = span.text
-            while text:
-                cut = cut_to_width(text, room) if room > 0 else 0
-                if cut and row and row_width((span._replace(text=text[:cut]),)) > room:
-                    cut = 0
-                if cut:
-                    row.append(span._replace(text=text[:cut]))
-                    room -= row_width((row[-1],))
-                    text = text[cut:]
-                if text:
-                    self.put((_INDENT, *row))
-                    row, room = [], width
-        if row:
-            self.put((_INDENT, *row))
+        while line:
+            head, line = split_row(line, room)
+            self.put((*before, *head))
+            before, room = (_INDENT, Span(" " * hanging)), width - hanging
 
     def add_flow(self, spans: Iterable[Span]) -> None:
         """Text that is wrapped and may go on."""
