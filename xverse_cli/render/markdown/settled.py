@@ -18,6 +18,7 @@ _UNFINISHED_AUTOLINK = re.compile(r"<[^\s<>]*\Z")
 _UNFINISHED_ENTITY = re.compile(r"&#?[A-Za-z0-9]{0,32}\Z")
 _DELIMITERS = frozenset("*_~")
 _JOINERS = "\u200d"
+_MOST_OPEN = 24  # what is open beyond is text
 
 
 def settled(source: str, limit: int | None = None) -> int:
@@ -39,6 +40,8 @@ def settled(source: str, limit: int | None = None) -> int:
         position = scan.step(end)
         if position < 0:
             break
+        if len(scan.waiting) > _MOST_OPEN:
+            scan.waiting.clear()
     return scan.place
 
 

@@ -28,7 +28,9 @@ _MOST_TABLE_LINES = 400
 _MOST_REFERENCES = 1000
 _MOST_SOURCE = 8192  # characters that may wait for anything at all
 _DEFINED = re.compile(r"\[((?:[^\[\]\\]|\\.)+)\]:")
-_LETTERS = re.compile(r"[^\W_]")
+# A line of these alone may become an underline, a rule, a fence, a marker or a row of dashes.
+_UNCLEAR = re.compile(r"[\s\-=*_+~`#>|:.)0-9]*\Z")
+_MOST_UNCLEAR = 1000
 _LINE_ENDS = re.compile("[\u2028\u2029]")
 
 
@@ -152,8 +154,8 @@ class MarkdownStream:
         self._advance(Task(self._source(), self._fixed))
 
     def _step_within_line(self) -> None:
-        # What has no letters yet may become an underline, a rule or a row of dashes.
-        if _LETTERS.search(self._partial) and not self._held and not self._table_begun:
+        unclear = len(self._partial) < _MOST_UNCLEAR and _UNCLEAR.match(self._partial)
+        if not unclear and not self._held and not self._table_begun:
             self._advance(Task([*self._source(), self._partial], self._fixed, partial=True))
 
     def _advance(self, task: Task) -> None:

@@ -91,10 +91,18 @@ class Walk:
         return True
 
     def definitions_at_end(self) -> None:
-        """Definitions that nothing follows any more."""
+        """Definitions that are over: an empty line, another one, or nothing at all follows."""
         lines = self._task.lines
-        if self._task.final or (len(lines) > self.rest + 1 and not lines[-1].strip()):
+        if self._task.final or (len(lines) > self.rest + 1 and not lines[-1].strip("> ")):
             self._definitions(len(lines), 0)
+        elif self.leaf is None:
+            begun = [
+                number
+                for number in range(self.rest, len(lines))
+                if lines[number].strip("> ").startswith("[")
+            ]
+            if len(begun) > 1:
+                self._definitions(begun[-1], 0)
 
     def _block(self, child: Block, depth: int, growing: bool) -> bool:
         if child.kind == "list":
