@@ -92,6 +92,8 @@ def may_break(before: Piece, after: Piece) -> bool:
     last, first = before.last, after.first
     if first in (CLOSER, WORD_CLOSER, MARK) or last in (OPENER, WORD_OPENER):
         return False
+    if first == WORD_OPENER and not after.text[0].isascii():
+        return True
     if last in _WORDLIKE and first in _WORDLIKE:
         return before.text[-1] == "-" and before.text[-2:-1].isalpha() and after.text[0].isalpha()
     return True

@@ -24,6 +24,10 @@ from xverse_cli.render.markdown.cells import is_wide
 # No text holds it: control characters are taken out before.
 CUT = "\x01"
 
+# Quotes and items inside one another; what is deeper is text. (An item of a list counts twice.)
+MOST_FRAMES = 24
+_DEEP = re.compile(rf"(?: *(?:>|(?:[-+*]|\d{{1,9}}[.)])(?= ))){{{MOST_FRAMES}}}")
+
 # Mathematics inside a line; a price is none: the closing dollar follows no space, and no digit
 # follows it. Looked for within this many characters, so that a lone dollar holds nothing up.
 MOST_MATHS = 400
@@ -38,9 +42,9 @@ _MATHS = re.compile(
 @lru_cache(1)
 def parser() -> MarkdownIt:
     """The one parser; it keeps nothing between texts."""
-    md = MarkdownIt("commonmark", {"html": False})
+    md = MarkdownIt("commonmark")
     md.inline = _Inline()
-    md.configure("commonmark", {"html": False})
+    md.configure("commonmark", {"html": False, "maxNesting": 4 * MOST_FRAMES})
     md.enable(["table", "strikethrough"])
     md.inline.ruler.before("escape", "maths", _maths)
     md.block.ruler.at("lheading", _heading_unless_cut)
@@ -49,6 +53,14 @@ def parser() -> MarkdownIt:
         "fence", "maths_block", _maths_block, {"alt": ["paragraph", "blockquote", "list"]}
     )
     return md
+
+
+def not_too_deep(line: str) -> str:
+    """``line``, in which what more quotes and items would contain is plain text."""
+    match = _DEEP.match(line)
+    if match is None or CUT in line:
+        return line
+    return f"{line[: match.end()]} {CUT}{CUT}{line[match.end() :]}"
 
 
 def match_maths(source: str, at: int) -> int:

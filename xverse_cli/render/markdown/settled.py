@@ -15,6 +15,7 @@ from xverse_cli.render.markdown.parser import CUT, MOST_MATHS, flanks, match_mat
 _SPECIAL = re.compile(r"[\\`*_~\[\]<&$]")
 _AUTOLINK = re.compile(r"<[A-Za-z][A-Za-z0-9+.-]{1,31}:[^\s<>]*>|<[^\s<>@]+@[^\s<>]+>")
 _UNFINISHED_AUTOLINK = re.compile(r"<[^\s<>]*\Z")
+_ENTITY = re.compile(r"&(?:#[xX]?)?[A-Za-z0-9]{1,32};")
 _UNFINISHED_ENTITY = re.compile(r"&#?[A-Za-z0-9]{0,32}\Z")
 _DELIMITERS = frozenset("*_~")
 _JOINERS = "\u200d"
@@ -109,6 +110,9 @@ class _Scan:
                 return match.end()
             return -1 if _UNFINISHED_AUTOLINK.match(source, at) else at + 1
         if character == "&":
+            match = _ENTITY.match(source, at)
+            if match:
+                return match.end()
             return -1 if _UNFINISHED_ENTITY.match(source, at) else at + 1
         if character in "[]":
             return self._bracket(at)

@@ -15,7 +15,7 @@ from markdown_it.token import Token
 
 from xverse_cli.render.markdown.cells import is_wide
 from xverse_cli.render.markdown.frames import before_source, openings
-from xverse_cli.render.markdown.parser import CUT, parser
+from xverse_cli.render.markdown.parser import CUT, MOST_FRAMES, not_too_deep, parser
 from xverse_cli.render.markdown.theme import Theme
 from xverse_cli.render.markdown.tree import Block, blocks_of
 from xverse_cli.render.markdown.walk import Task, Walk
@@ -98,7 +98,7 @@ class MarkdownStream:
         if self._tail is None:
             writer = self._writer.copy()
             task = Task(
-                [*self._source(), *([self._partial] if self._partial else [])],
+                self._with_partial(),
                 self._fixed,
                 partial=bool(self._partial),
                 preview=True,
@@ -136,7 +136,12 @@ class MarkdownStream:
     def _source(self) -> list[str]:
         """What is not written, with the lines that open the frames again before it."""
         opener = [self._opener] if self._opener else []
-        return [*openings(self._writer.frames), *opener, *self._lines]
+        lines = self._lines if opener else map(not_too_deep, self._lines)
+        return [*openings(self._writer.frames), *opener, *lines]
+
+    def _with_partial(self) -> list[str]:
+        partial = self._partial if self._opener else not_too_deep(self._partial)
+        return [*self._source(), *([partial] if partial else [])]
 
     def _take(self, text: str) -> None:
         if "\t" not in text:
@@ -156,7 +161,7 @@ class MarkdownStream:
     def _step_within_line(self) -> None:
         unclear = len(self._partial) < _MOST_UNCLEAR and _UNCLEAR.match(self._partial)
         if not unclear and not self._held and not self._table_begun:
-            self._advance(Task([*self._source(), self._partial], self._fixed, partial=True))
+            self._advance(Task(self._with_partial(), self._fixed, partial=True))
 
     def _advance(self, task: Task) -> None:
         walk = self._walk(task)
@@ -196,6 +201,9 @@ class MarkdownStream:
         while len(lines) > 1 and self._writer.code is None and not any(map(_text, lines[:2])):
             lines = lines[1:]
         self._opener = walk.opener
+        if len(self._writer.frames) > MOST_FRAMES:
+            self._writer.close_to(0)
+            self._opener = ""
         self._partial = lines[-1] if task.partial and lines else ""
         self._lines = lines[:-1] if task.partial else lines
 
@@ -213,8 +221,7 @@ class MarkdownStream:
     def _force(self) -> None:
         """Let go what waits, as it looks now."""
         partial = bool(self._partial)
-        lines = [*self._source(), *([self._partial] if partial else [])]
-        task = Task(lines, self._fixed, partial=partial, force=True)
+        task = Task(self._with_partial(), self._fixed, partial=partial, force=True)
         before = len(self._writer.rows)
         walk = self._walk(task)
         self._keep(walk, task)
@@ -230,7 +237,7 @@ class MarkdownStream:
         if self._held:
             return
         writer, partial = self._writer, self._partial
-        lines = [*self._source(), *([partial] if partial else [])]
+        lines = self._with_partial()
         walk = self._walk(Task(lines, self._fixed, bool(partial), final=True, force=True))
         leaf, self._lines, self._opener = walk.leaf, [], walk.opener
         if last_row:

@@ -174,12 +174,9 @@ class Walk:
         head = self._task_sign(item) or self._head(sign, ordinal)
         line = inside(self._task.lines[item.start], writer.frames)
         writer.open_frame(item_frame(head, line, ordinal, sign, self._theme))
-        if item.children:
-            done = self.blocks(item.children, depth + 1, growing)
-        else:
-            done = not growing or self._task.preview
-            if done:
-                writer.put(())
+        done = self.blocks(item.children, depth + 1, growing) and bool(
+            item.children or not growing or self._task.preview
+        )
         self.rest = max(self.rest, item.end if done and not item.children else 0)
         return self._frame_end(item, depth, growing, done, saved)
 
@@ -216,9 +213,13 @@ class Walk:
         done: bool,
         saved: tuple[list[Frame], list[Before | None], int],
     ) -> bool:
-        """A frame of which nothing is out yet is taken back: it is read again later."""
+        """An empty frame shows itself; if it still grows it is taken back, and read again later."""
         writer, task = self._writer, self._task
-        if not growing or task.preview or task.final or writer.frames[depth].begun:
+        if writer.frames[depth].begun:
+            return done
+        if not growing or task.preview or task.final:  # there is nothing in it
+            writer.close_to(depth + 1)
+            writer.put(())
             return done
         writer.frames, writer.before, rows = saved
         del writer.rows[rows:]
@@ -433,7 +434,8 @@ class Walk:
     def _definitions(self, end: int, depth: int) -> None:
         """Definitions of links before line ``end``: shown where the reference came too early."""
         start = max(self.rest, self._task.fixed)
-        self.rest = max(self.rest, end) if start < end else self.rest
+        if any(line.strip("> ") for line in self._task.lines[start:end]):
+            self.rest = max(self.rest, end)
         for number in range(start, end):
             line = self._task.lines[number].strip("> ")
             if line and self._wants_definition(line) and not self._task.preview:

@@ -14,6 +14,7 @@ from xverse_cli.render.markdown.cells import (
     MARK,
     OPENER,
     SPACE,
+    WORD_CLOSER,
     WORD_OPENER,
     Piece,
     cut_to_width,
@@ -111,7 +112,7 @@ class Wrapper:
         if self._used + piece.width <= self.width:
             self._append(piece)
             return
-        if piece.first == CLOSER and self._row:  # takes the character before it along
+        if self._row and _starts_no_row(piece):  # takes the character before it along
             carried = self._take_last_character()
             if self._row:
                 rows.append(_spans(self._row))
@@ -173,6 +174,10 @@ def row_width(row: Row) -> int:
 def row_text(row: Row) -> str:
     """A row without its looks."""
     return "".join(span.text for span in row)
+
+
+def _starts_no_row(piece: Piece) -> bool:
+    return piece.first == CLOSER or (piece.first == WORD_CLOSER and not piece.text[0].isascii())
 
 
 def split_row(row: Row, width: int) -> tuple[Row, Row]:
