@@ -7,12 +7,16 @@ comment, a string), the lines are read again from where it began.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from xverse_cli.render.markdown.theme import Theme
 from xverse_cli.render.markdown.wrap import Row, Span
 
 _MOST_AGAIN = 40  # lines read again at most
+# Some lexers only know what is open over a line end when they see its end.
+_CLOSINGS = ("*/", "-->", "'", '"', "`")
+_OPENS = re.compile(r"/\*(?!.*\*/)|<!--(?!.*-->)")
 
 
 class Highlighter:
@@ -49,22 +53,38 @@ class Highlighter:
         before = sum(len(one) for one in self._held)
         self._held.append(line + "\n")
         text = "".join(self._held)
+        tokens, completed = list(self._tokens(text)), None
+        if self._resumes and (_OPENS.search(line) or any(one[1] is Error for one in tokens)):
+            completed = self._completed(text)
+            tokens = completed or tokens
         spans: list[Span] = []
         last_kind, last_start, after = Error, 0, self._states
-        for start, kind, value, states in self._tokens(text):
+        for start, kind, value, states in tokens:
             after = states
-            end = start + len(value)
-            if end > before:
-                shown = value[max(0, before - start) :].rstrip("\n")
-                self._put(spans, shown, kind)
+            if start + len(value) > before:
+                self._put(spans, value[max(0, before - start) :].rstrip("\n"), kind)
             if value.strip() or kind in String:
                 last_kind, last_start = kind, start
         unsure = last_kind in Comment.Multiline or last_kind in String or last_kind is Error
-        crosses = unsure or last_start < before
-        if not crosses or len(after) > 1 or len(self._held) >= _MOST_AGAIN or not self._resumes:
+        again = completed or ((unsure or last_start < before) and len(after) == 1)
+        if not again or len(self._held) >= _MOST_AGAIN or not self._resumes:
             self._held.clear()
             self._states = after
         return spans
+
+    def _completed(self, text: str) -> list[tuple[int, Any, str, tuple[str, ...]]] | None:
+        """The tokens of ``text`` if a comment or a string is open at its end."""
+        from pygments.token import Comment, Error, String
+
+        for closing in _CLOSINGS:
+            tokens = list(self._tokens(f"{text}{closing}\n"))
+            last = next(one for one in tokens if one[0] + len(one[2]) >= len(text))
+            if (last[1] in Comment or last[1] in String) and not any(
+                one[1] is Error for one in tokens
+            ):
+                inside = [one for one in tokens if one[0] < len(text)]
+                return [(at, kind, value[: len(text) - at], on) for at, kind, value, on in inside]
+        return None
 
     def _tokens(self, text: str) -> Any:
         if self._resumes:

@@ -63,6 +63,14 @@ def not_too_deep(line: str) -> str:
     return f"{line[: match.end()]} {CUT}{CUT}{line[match.end() :]}"
 
 
+def going_on(last: str) -> str:
+    """What the rest of a paragraph begins with, after its character ``last``.
+
+    Letters tell what follows about their neighbour; a sign would be read as one once more.
+    """
+    return CUT + (last if last.isalnum() or is_wide(last) else CUT)
+
+
 def match_maths(source: str, at: int) -> int:
     """Where mathematics that begins at ``at`` ends; ``at`` when none does."""
     match = _MATHS.match(source, at)

@@ -19,7 +19,7 @@ _ENTITY = re.compile(r"&(?:#[xX]?)?[A-Za-z0-9]{1,32};")
 _UNFINISHED_ENTITY = re.compile(r"&#?[A-Za-z0-9]{0,32}\Z")
 _DELIMITERS = frozenset("*_~")
 _JOINERS = "\u200d"
-_MOST_OPEN = 24  # what is open beyond is text
+_MOST_SIGNS = 120  # among more of them without a place to cut, what is open is text
 
 
 def settled(source: str, limit: int | None = None) -> int:
@@ -31,7 +31,9 @@ def settled(source: str, limit: int | None = None) -> int:
     limit = len(source) if limit is None else limit
     scan = _Scan(source)
     position = len(CUT) + 1 if source.startswith(CUT) else 0
-    while position < limit:
+    for _ in range(_MOST_SIGNS):
+        if position >= limit:
+            break
         match = _SPECIAL.search(source, position)
         end = min(match.start() if match else limit, limit)
         if not scan.waiting:
@@ -41,18 +43,17 @@ def settled(source: str, limit: int | None = None) -> int:
         position = scan.step(end)
         if position < 0:
             break
-        if len(scan.waiting) > _MOST_OPEN:
-            scan.waiting.clear()
+    else:
+        return scan.place or anywhere(source[:position])
     return scan.place
 
 
 def anywhere(source: str) -> int:
     """The last place where ``source`` may be cut if it must be, whatever is open; 0 if none."""
     first = len(CUT) + 2 if source.startswith(CUT) else 1
-    for place in range(len(source) - 1, first - 1, -1):
-        if not _SPECIAL.match(source[place - 1]) and _apart(source, place):
-            return place
-    return 0
+    places = [place for place in range(first, len(source)) if _apart(source, place)]
+    quiet = [place for place in places if not _SPECIAL.match(source[place - 1])]
+    return (quiet or places or [0])[-1]
 
 
 def _apart(source: str, place: int) -> bool:

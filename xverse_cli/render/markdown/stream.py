@@ -13,9 +13,8 @@ from collections.abc import Sequence
 from markdown_it.common.utils import normalizeReference
 from markdown_it.token import Token
 
-from xverse_cli.render.markdown.cells import is_wide
 from xverse_cli.render.markdown.frames import before_source, openings
-from xverse_cli.render.markdown.parser import CUT, MOST_FRAMES, not_too_deep, parser
+from xverse_cli.render.markdown.parser import MOST_FRAMES, going_on, not_too_deep, parser
 from xverse_cli.render.markdown.theme import Theme
 from xverse_cli.render.markdown.tree import Block, blocks_of
 from xverse_cli.render.markdown.walk import Task, Walk
@@ -247,13 +246,11 @@ class MarkdownStream:
         elif leaf is not None and leaf.kind == "code":
             self._partial = before_source(writer.frames) + " " * 4 if partial else ""
         elif partial.strip() or (leaf is not None and leaf.kind == "paragraph"):
-            before = lines[-1].rstrip()[-1:]
-            quiet = before.isalnum() or is_wide(before or " ")
-            going_on = before_source(writer.frames) + CUT + (before if quiet else CUT)
+            rest = before_source(writer.frames) + going_on(lines[-1].rstrip()[-1:] or " ")
             if partial:
-                self._partial = going_on + partial[len(partial.rstrip(" ")) :]
+                self._partial = rest + partial[len(partial.rstrip(" ")) :]
             else:
-                self._lines = [going_on]
+                self._lines = [rest]
 
     # Tables
 

@@ -82,8 +82,11 @@ class Theme:
         """The look of a Pygments token type."""
         look = self.tokens.get(kind)
         if look is None:
+            from pygments.token import Error
             from rich.syntax import Syntax
 
+            if kind is Error:  # code need not be right, or of the language that it claims
+                kind = Error.parent
             style = Syntax.get_theme(self.code_theme).get_style_for_token(kind)
             look = self.tokens[kind] = _numbers(style, self.console)
         return look

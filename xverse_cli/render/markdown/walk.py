@@ -16,7 +16,7 @@ from xverse_cli.render.markdown.cells import upper_width
 from xverse_cli.render.markdown.code import Highlighter
 from xverse_cli.render.markdown.frames import Frame, before_source, inside, item_frame, quote_frame
 from xverse_cli.render.markdown.inline import spans_of
-from xverse_cli.render.markdown.parser import CUT
+from xverse_cli.render.markdown.parser import CUT, going_on
 from xverse_cli.render.markdown.settled import anywhere, settled
 from xverse_cli.render.markdown.table import Table, table_rows
 from xverse_cli.render.markdown.tree import Block
@@ -418,7 +418,7 @@ class Walk:
         self._note_references(source[:place])
         writer.add_flow(spans)
         before = before_source(writer.frames)
-        rest = CUT + source[place - 1 :]
+        rest = going_on(source[place - 1]) + source[place:]
         trailing = task.lines[-1][len(task.lines[-1].rstrip(" ")) :]
         lines = [before + line for line in rest.split("\n")]
         self.rewritten = [*lines[:-1], lines[-1] + trailing]
