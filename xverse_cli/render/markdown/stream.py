@@ -14,10 +14,12 @@ from markdown_it.common.utils import normalizeReference
 from markdown_it.token import Token
 
 from xverse_cli.render.markdown.frames import before_source, openings
+from xverse_cli.render.markdown.leaves import Leaves
 from xverse_cli.render.markdown.parser import MOST_FRAMES, going_on, not_too_deep, parser
+from xverse_cli.render.markdown.task import Task
 from xverse_cli.render.markdown.theme import Theme
 from xverse_cli.render.markdown.tree import Block, blocks_of
-from xverse_cli.render.markdown.walk import Task, Walk
+from xverse_cli.render.markdown.walk import Walk
 from xverse_cli.render.markdown.wrap import Row
 from xverse_cli.render.markdown.writer import Writer
 from xverse_cli.render.sanitize import Sanitizer
@@ -178,14 +180,10 @@ class MarkdownStream:
         def parse_inline(source: str) -> Sequence[Token]:
             return parser().parseInline(source, environment)[0].children or []
 
+        on_reference = (lambda label: None) if task.preview else self._refer
+        leaves = Leaves(task, writer or self._writer, parse_inline, on_reference)
+        walk = Walk(task, writer or self._writer, leaves, self._wants_definition)
         tokens = parser().parse("\n".join(task.lines) + "\n", environment)
-        walk = Walk(
-            task,
-            writer or self._writer,
-            parse_inline,
-            (lambda label: None) if task.preview else self._refer,
-            self._wants_definition,
-        )
         walk.blocks(blocks_of(tokens), 0, not task.final or task.force)
         walk.definitions_at_end()
         return walk
@@ -193,13 +191,14 @@ class MarkdownStream:
     def _keep(self, walk: Walk, task: Task) -> None:
         """Remember what the walk has not written."""
         rest = walk.rest
-        between = not walk.opener and self._writer.code is None
+        between = not walk.leaves.opener and self._writer.code is None
         if between and rest > task.fixed and not _text(task.lines[rest - 1]):
             rest -= 1  # an empty line tells how the next block is set off
-        lines = walk.rewritten if walk.rewritten is not None else task.lines[rest:]
+        rewritten = walk.leaves.rewritten
+        lines = rewritten if rewritten is not None else task.lines[rest:]
         while len(lines) > 1 and self._writer.code is None and not any(map(_text, lines[:2])):
             lines = lines[1:]
-        self._opener = walk.opener
+        self._opener = walk.leaves.opener
         if len(self._writer.frames) > MOST_FRAMES:
             self._writer.close_to(0)
             self._opener = ""
@@ -238,10 +237,10 @@ class MarkdownStream:
         writer, partial = self._writer, self._partial
         lines = self._with_partial()
         walk = self._walk(Task(lines, self._fixed, bool(partial), final=True, force=True))
-        leaf, self._lines, self._opener = walk.leaf, [], walk.opener
+        leaf, self._lines, self._opener = walk.leaf, [], walk.leaves.opener
         if last_row:
             writer.break_flow()
-        if leaf is not None and leaf.kind in ("fence", "maths") and walk.opener:
+        if leaf is not None and leaf.kind in ("fence", "maths") and walk.leaves.opener:
             self._partial = ""
         elif leaf is not None and leaf.kind == "code":
             self._partial = before_source(writer.frames) + " " * 4 if partial else ""
