@@ -29,6 +29,12 @@ BLOCKS = {
     "code": ("```\na\n\n  b\n```\nc", "  a||    b||c"),
     "code with a language": ("~~~py\na\n~~~", "  py|  a"),
     "code in an item": ("- a\n\n  ```\n  b\n  ```\n- c", "• a||    b|• c"),
+    "code set in": ("  ```\n  a\n    b\n  ```", "  a|    b"),
+    "code set in behind a marker": ("- ```py\n  a\n  ```\n- b", "•   py|    a|• b"),
+    "a long language": (
+        "```" + "long " * 12 + "\na",
+        ("  " + "long " * 7 + "|      " + "long " * 5).replace(" |", "|").rstrip() + "|  a",
+    ),
     "code that does not end": ("```\na", "  a"),
     "indented code": ("a\n\n    b\n\n\n    c\n\nd", "a||  b|||  c||d"),
     "tabs": ("```\n\ta\tb\n```", "      a   b"),

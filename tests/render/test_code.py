@@ -47,16 +47,62 @@ def as_a_whole(language: str, code: str) -> list[tuple[str, str]]:
 
 
 CODE = {
-    "python": 'def f(x: int) -> str:\n    """Doc\n    string "x".\n    """\n    return f"a{x}" + \'b\'  # c\n\n\nclass A(B):\n    @property\n    def g(self): ...\n',
-    "c": "#include <stdio.h>\n/* a\n   b */\nint main(void) { /* x */ return 0; }\n",
-    "javascript": "/* a\n b */ const x = `a\n ${1 + 2}\n`; // y\nfunction f() { return /re/g; }\n",
-    "rust": '/// doc\nfn main() -> Vec<u8> { let s = "a\\\nb"; vec![] }\n',
-    "bash": "for f in *.txt; do\n  echo \"$f\" 'a\nb'\ndone\n",
+    "python": """def f(x: int) -> str:
+    \'\'\'Doc
+    string "x".
+    \'\'\'
+    return f"a{x}" + 'b'  # c
+
+
+class A(B):
+    @property
+    def g(self): ...
+""",
+    "c": """#include <stdio.h>
+/* a
+   b */
+int main(void) { /* x */ return 0; }
+""",
+    "javascript": """/* a
+ b */ const x = `a
+ ${1 + 2}
+`; // y
+function f() { return /re/g; }
+""",
+    "rust": """/// doc
+fn main() -> Vec<u8> { let s = "a\\
+b"; vec![] }
+""",
+    "bash": """for f in *.txt; do
+  echo "$f" 'a
+b'
+done
+""",
+    "go": """/* a
+   b */
+func f() { name := "x" } // c
+""",
     "json": '{"a": [1, 2.5, true], "b": null}\n',
-    "sql": "SELECT a, count(*) FROM t -- x\nWHERE b = 'c' GROUP BY a;\n",
-    "html": '<div class="a">\n<!-- x\n y -->\n<b>t</b></div>\n',
-    "diff": "--- a\n+++ b\n@@ -1 +1 @@\n-x\n+y\n",
-    "toml": "[a]\nb = \"c\" # d\ne = '''\nf\n'''\n",
+    "sql": """SELECT a, count(*) FROM t -- x
+WHERE b = 'c' GROUP BY a;
+""",
+    "html": """<div class="a">
+<!-- x
+ y -->
+<b>t</b></div>
+""",
+    "diff": """--- a
++++ b
+@@ -1 +1 @@
+-x
++y
+""",
+    "toml": """[a]
+b = "c" # d
+e = \'\'\'
+f
+\'\'\'
+""",
 }
 
 

@@ -151,8 +151,8 @@ def test_what_can_no_longer_change(source: str, before: str) -> None:
 def test_what_is_settled_means_the_same_apart_as_together() -> None:
     """Cut at every place that the scan allows: the text is as without a cut."""
     text = (
-        "plain **bold *both* more** `co*de` [te *x* t](http://a.b) $x_1*2*3$ 混合**重点：**专家 a_b_c "
-        "5 * 3 ~~gone~~ \\*no\\* &amp; <http://x.y> end"
+        "plain **bold *both* more** `co*de` [te *x* t](http://a.b) $x_1*2*3$ "
+        "混合**重点：**专家 a_b_c 5 * 3 ~~gone~~ \\*no\\* &amp; <http://x.y> end"
     )
     whole = "".join(lines(text, 400))
     for end in range(1, len(text)):

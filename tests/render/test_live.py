@@ -106,10 +106,12 @@ def test_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("code", [errno.EPIPE, errno.EIO, errno.ENOSPC])
 def test_an_error_of_writing_reaches_the_writer(code: int) -> None:
     sink = sink_on(Slow(error=OSError(code, "gone")))
+    sink.write("text\n\n")
+    end = time.monotonic() + 10
+    while sink._error is None and time.monotonic() < end:
+        time.sleep(0.005)
     with pytest.raises(OSError, match="standard output") as raised:
-        for _ in range(200):
-            sink.write("text\n\n")
-            time.sleep(0.01)
+        sink.write("more")
     assert raised.value.errno == code
     with pytest.raises(OSError, match="standard output"):
         sink.close()
