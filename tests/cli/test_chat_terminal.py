@@ -153,7 +153,7 @@ def test_a_reply_that_is_stopped_is_whole(tmp_path: Path) -> None:
     with PseudoTerminal(script, *argv) as terminal:
         terminal.wait_for("\n>")
         terminal.type("go\r")
-        terminal.wait_for("… 2 × 2")
+        terminal.wait_for("table… 2 × 2")
         terminal.type("\x03")
         terminal.wait_for("Stopped.")
         assert "…" not in terminal.text

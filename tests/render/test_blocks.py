@@ -167,9 +167,9 @@ def test_items_go_one_by_one() -> None:
 def test_a_table_is_held_and_says_so() -> None:
     stream = MarkdownStream(THEME, 20, 24)
     assert committed(stream, "x\n\n|a|b|\n|-|-|\n|1|2|\n|3|") == ["x"]
-    assert tail(stream) == ["", "… 1 × 2"]
+    assert tail(stream) == ["", "table… 1 × 2"]
     assert committed(stream, "4|\n") == []
-    assert tail(stream) == ["", "… 2 × 2"]
+    assert tail(stream) == ["", "table… 2 × 2"]
     assert committed(stream, "\n") == ["", "a │ b", "──┼──", "1 │ 2", "3 │ 4"]
 
 

@@ -268,6 +268,7 @@ TEXTS: dict[str, str] = {
     "template.other_reason": "{reason} {source}",
     "statistics.line": "{tokens} tokens, {rate} tokens/s · first after {ttft} s"
     " · prompt {prompt} tokens, {cached} cached",
+    "render.table": "table… {rows} × {columns}",
     "statistics.lookup": " · {accepted} of {proposed} proposed tokens right",
     "reply.length": "The reply was ended after {tokens} tokens; --max-tokens allows more.",
     "reply.truncated": "The reply was cut off: the context of {context_length} tokens is full.",

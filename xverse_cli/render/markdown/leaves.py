@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 
 from markdown_it.token import Token
 
-from xverse_cli.render.markdown.cells import upper_width
+from xverse_cli.messages import text
+from xverse_cli.render.markdown.cells import cut_to_width
 from xverse_cli.render.markdown.code import Highlighter
 from xverse_cli.render.markdown.frames import before_source, inside
 from xverse_cli.render.markdown.inline import spans_of
@@ -168,9 +169,9 @@ class Leaves:
             count = child.end - child.start - 2 + self._task.held
             if self._task.partial:
                 count -= 1
-            text = f"{theme.signs.ellipsis} {max(0, count)} × {columns}"
-            if upper_width(text) <= writer.width:
-                writer.put((Span(text, theme.look("waiting")),))
+            line = text("render.table", rows=max(0, count), columns=columns)
+            shown = line[: cut_to_width(line, writer.width)]
+            writer.put((Span(shown, theme.look("waiting")),))
             return
         self._begin(child, depth, "table")
         cells = [spans_of(one.children or [], theme) for one in child.inline]
@@ -216,9 +217,9 @@ class Leaves:
         token = child.token
         line = token.markup + token.info if child.kind == "fence" else token.content.strip()[:2]
         # The lines of code lose as many spaces as stand before its fence.
-        text = inside(task.lines[child.start], frames)
-        indent = len(text) - len(text.lstrip(" "))
-        if not text[indent:].startswith(line[:2]):  # it stands behind the marker of an item
+        source = inside(task.lines[child.start], frames)
+        indent = len(source) - len(source.lstrip(" "))
+        if not source[indent:].startswith(line[:2]):  # it stands behind the marker of an item
             indent = 0
         self.opener = before_source(frames) + " " * indent + line
 

@@ -48,10 +48,9 @@ class Signs:
     bar: str = "│"
     line: str = "─"
     crossings: str = "┼"
-    ellipsis: str = "…"
 
 
-PLAIN_SIGNS = Signs(("*", "-", "+"), "[ ]", "[x]", "|", "-", "+", "...")
+PLAIN_SIGNS = Signs(("*", "-", "+"), "[ ]", "[x]", "|", "-", "+")
 
 
 @dataclass(frozen=True)
