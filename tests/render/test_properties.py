@@ -102,7 +102,7 @@ def resizing_loses_and_doubles_nothing(
     terminal = Terminal(80, 24, reflows=reflows)
     display = Display(THEME, lambda: (terminal.columns, terminal.rows))
     for number, piece in enumerate(pieces_of):
-        for at in range(0, len(piece), 3):
+        for at in range(0, max(1, len(piece)), 3):  # a frame at least between two changes
             terminal.write(display.frame(piece[at : at + 3]))
         terminal.resize(*sizes[number % len(sizes)])
     terminal.write(display.close())

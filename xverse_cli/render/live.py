@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from xverse_cli.render.markdown.theme import Theme
 
 FRAME_S = 1 / 30
+RESIZE_S = 0.1  # how soon a change of size is followed while no text comes
 MOST_WAITING = 2**22  # characters; more text than any model writes in one reply
 # Terminals that are known to show hyperlinks, by what they set.
 _LINKING = ("KITTY_WINDOW_ID", "WT_SESSION", "KONSOLE_VERSION", "WEZTERM_PANE", "GHOSTTY_BIN_DIR")
@@ -86,13 +87,14 @@ class LiveSink:
         adapt = _adapter(stdout.encoding)
         while True:
             with self._state:
-                self._state.wait_for(lambda: self._waiting or self._closing)
+                # Without text too, the tail follows the size of the screen.
+                self._state.wait_for(lambda: self._waiting or self._closing, timeout=RESIZE_S)
                 text, closing = "".join(self._waiting), self._closing
                 self._waiting.clear()
                 self._waiting_length = 0
                 self._state.notify_all()
             began = time.monotonic()
-            written = display.frame(adapt(text)) if text else ""
+            written = display.frame(adapt(text))
             if closing:
                 written += display.close() or "\n"
             if written:

@@ -13,7 +13,7 @@ from xverse_cli.render.markdown.code import Highlighter
 from xverse_cli.render.markdown.frames import before_source, inside
 from xverse_cli.render.markdown.inline import spans_of
 from xverse_cli.render.markdown.parser import CUT, going_on
-from xverse_cli.render.markdown.settled import anywhere, settled
+from xverse_cli.render.markdown.settled import anywhere, as_if_closed, settled
 from xverse_cli.render.markdown.table import Table, table_rows
 from xverse_cli.render.markdown.task import Task
 from xverse_cli.render.markdown.tree import Block
@@ -22,6 +22,7 @@ from xverse_cli.render.markdown.writer import Writer
 
 _DEFINITION = re.compile(r"\[(?:[^\[\]\\]|\\.)*(?:\](?::|\Z)|\Z)")
 _FENCE_BEGUN = re.compile(r" *(?:`+|~+)\Z")
+_OPENING = re.compile(r"[*_~`]")
 _LABEL = re.compile(r"\[((?:[^\[\]\\]|\\.){1,200})\]", re.DOTALL)
 
 
@@ -35,6 +36,7 @@ class Leaves:
     Attributes:
         rewritten: takes the place of the source from the paragraph on, when one was cut.
         opener: the line that opens code or mathematics that goes on.
+        reopened: what opens the emphasis and code that are open in the last paragraph.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Leaves:
         self._on_reference = on_reference
         self.rewritten: list[str] | None = None
         self.opener = ""
+        self.reopened = ""
 
     def forget(self) -> None:
         """What was begun is taken back."""
@@ -91,15 +94,16 @@ class Leaves:
         self._writer.space(kind, blank=self._task.blank_before(child.start))
 
     def _paragraph(self, child: Block, depth: int, growing: bool) -> None:
-        writer = self._writer
-        source = child.source
+        writer, source = self._writer, child.source
         if not source.startswith(CUT):
             self._begin(child, depth, "paragraph")
-        tokens = child.inline[0].children or []
+        tokens: Sequence[Token] = child.inline[0].children or []
+        if growing and _OPENING.search(source):
+            closed, self.reopened = as_if_closed(source)
+            tokens = self._parse_inline(closed)
         self._note_references(source)
         writer.add_flow(spans_of(tokens, self._theme))
-        keeps = growing and self._task.final and self._task.force
-        if not keeps:
+        if not growing or self._task.preview:
             writer.end_flow()
 
     def _heading(self, child: Block, depth: int) -> None:

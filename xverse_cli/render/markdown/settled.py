@@ -17,6 +17,7 @@ _AUTOLINK = re.compile(r"<[A-Za-z][A-Za-z0-9+.-]{1,31}:[^\s<>]*>|<[^\s<>@]+@[^\s
 _UNFINISHED_AUTOLINK = re.compile(r"<[^\s<>]*\Z")
 _ENTITY = re.compile(r"&(?:#[xX]?)?[A-Za-z0-9]{1,32};")
 _UNFINISHED_ENTITY = re.compile(r"&#?[A-Za-z0-9]{0,32}\Z")
+_BACKTICKS = re.compile(r"(`+)[^`]*[^`\s][^`]*\Z")
 _DELIMITERS = frozenset("*_~")
 _JOINERS = "\u200d"
 _MOST_SIGNS = 120  # among more of them without a place to cut, what is open is text
@@ -54,6 +55,31 @@ def anywhere(source: str) -> int:
     places = [place for place in range(first, len(source)) if _apart(source, place)]
     quiet = [place for place in places if not _SPECIAL.match(source[place - 1])]
     return (quiet or places or [0])[-1]
+
+
+def as_if_closed(source: str) -> tuple[str, str]:
+    """``source`` with what is open in it closed, for showing it before it is; and what opens that.
+
+    Signs at the very end are left out: most likely they go on.
+    """
+    shown = source.rstrip()
+    shown = shown.rstrip("*_~`") if shown == source and source[-2:-1] != "\\" else shown
+    scan = _Scan(shown)
+    position = len(CUT) + 1 if shown.startswith(CUT) else 0
+    code = ""
+    while match := _SPECIAL.search(shown, position):
+        position = scan.step(match.start())
+        if position < 0:
+            run = _BACKTICKS.match(shown, match.start())
+            code = run[1] if run else ""
+            break
+    opened = [
+        str(sign) * int(str(count))
+        for sign, count, _ in scan.waiting
+        if sign in _DELIMITERS and int(str(count)) <= 3
+    ]
+    closed = "".join(reversed(opened))
+    return shown + code + closed + source[len(source.rstrip()) :], "".join(opened) + code
 
 
 def _apart(source: str, place: int) -> bool:

@@ -245,7 +245,8 @@ class MarkdownStream:
         elif leaf is not None and leaf.kind == "code":
             self._partial = before_source(writer.frames) + " " * 4 if partial else ""
         elif partial.strip() or (leaf is not None and leaf.kind == "paragraph"):
-            rest = before_source(writer.frames) + going_on(lines[-1].rstrip()[-1:] or " ")
+            rest = going_on(lines[-1].rstrip()[-1:] or " ") + walk.leaves.reopened
+            rest = before_source(writer.frames) + rest
             if partial:
                 self._partial = rest + partial[len(partial.rstrip(" ")) :]
             else:
