@@ -46,6 +46,13 @@ ATTACKS = {
     "surrogates": "\ud83d\ude00 \ud800after",
     "noncharacters": "\ufffe\uffff\ufdd0\x00after",
     "byte order mark": "\ufeffafter",
+    "entities": "good&#13;bad&#10;&#9;&NewLine;&Tab;&#12;&#x202e;&#x9b;2J&#27;[2J&#1;x&#2;y after",
+    "entities in code": "`&#13;` &#8238;`x` after",
+    "entities in a link": "[a&#13;&#x202e;](https://x.y/&#13;&#x202e;) ![&#13;&#10;](/b) after",
+    "encoded addresses": "<https://x.y/%0d%1b[2J%01%02%C2%9B%E2%80%AE> after",
+    "encoded targets": "[https://x.y/%0d%1b](https://x.y/%0d%1b%E2%80%AE) after",
+    "entities in a language": "```&#13;&#27;\nafter\n```",
+    "entities in a table": "|&#10;|&#13;|\n|-|-|\n|after|&NewLine;|\n",
     "our own marks": "\x01a\x02after",
 }
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.render.support import UNSTYLED, lines, looks, rows
-from xverse_cli.render.markdown.settled import anywhere, settled
+from tests.render.support import THEME, UNSTYLED, lines, looks, rows
+from xverse_cli.render.markdown.settled import anywhere, as_if_closed, settled
+from xverse_cli.render.markdown.stream import MarkdownStream
+from xverse_cli.render.markdown.wrap import Span
 
 BOLD = {
     "**重点：**内容": ["重点："],
@@ -164,3 +166,43 @@ def test_a_cut_that_must_be_keeps_characters_whole() -> None:
     assert anywhere("ab👍🏽") in (1, 2)
     assert anywhere("****") == 3  # nothing but signs: among them, then
     assert anywhere("ab**") == 2
+
+
+OPEN = {
+    # what has come, how it is shown, what opens it again
+    "a **bo": ("a **bo**", "**"),
+    "a **bold*": ("a **bold**", "**"),
+    "a **bold**": ("a **bold**", "**"),
+    "a **bold ": ("a **bold** ", "**"),
+    "a **": ("a ", ""),
+    "*a **b": ("*a **b***", "***"),
+    "a `co": ("a `co`", "`"),
+    "a ``c`d": ("a ``c`d", ""),
+    "a ~~b": ("a ~~b~~", "~~"),
+    "**重点：": ("**重点：**", "**"),
+    "a ** b": ("a ** b", ""),
+    "snake_case": ("snake_case", ""),
+    "\\*": ("\\*", ""),
+    "[a **b": ("[a **b**", "**"),
+}
+
+
+@pytest.mark.parametrize("source", OPEN)
+def test_what_is_open_looks_closed(source: str) -> None:
+    assert as_if_closed(source) == OPEN[source]
+
+
+def test_the_tail_has_its_looks_before_it_is_closed() -> None:
+    stream = MarkdownStream(THEME, 40, 24)
+    stream.feed("a **bold `co")
+    assert stream.tail() == [(Span("a "), Span("bold ", "1"), Span("co", "1;36"))]
+    stream.feed("de` on** off")
+    shown = (Span("a "), Span("bold ", "1"), Span("code", "1;36"), Span(" on", "1"), Span(" off"))
+    assert stream.tail() == [shown]
+    assert stream.finish() == [shown]
+
+
+def test_what_never_closes_ends_as_it_is_written() -> None:
+    stream = MarkdownStream(THEME, 40, 24)
+    stream.feed("a **bold `co")
+    assert stream.finish() == [(Span("a **bold `co"),)]

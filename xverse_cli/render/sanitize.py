@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-
-from wcwidth import wcwidth
+from collections.abc import Iterator
 
 # C0 but newline and tab, DEL, C1, bidirectional embeddings, overrides and isolates, surrogates.
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -38,12 +37,16 @@ class Sanitizer:
         if not _MAYBE_MARK.search(chunk):
             self._marks = 0 if chunk else self._marks
             return chunk
-        return "".join([character for character in chunk if self._has_room(character)])
+        return "".join(self._without_floods(chunk))
 
-    def _has_room(self, character: str) -> bool:
-        without_width = character >= "\u0300" and wcwidth(character) == 0
-        self._marks = self._marks + 1 if without_width else 0
-        return self._marks <= _MOST_MARKS
+    def _without_floods(self, chunk: str) -> Iterator[str]:
+        from wcwidth import wcwidth  # help and errors need none of it
+
+        for character in chunk:
+            without_width = character >= "\u0300" and wcwidth(character) == 0
+            self._marks = self._marks + 1 if without_width else 0
+            if self._marks <= _MOST_MARKS:
+                yield character
 
     def _step(self, character: str) -> str:
         if self._state == _STRING:

@@ -18,6 +18,7 @@ _SOFT = "\x02"  # a line end of the source, until its neighbours are known
 _LOOKS = {"em_open": "em", "strong_open": "strong", "s_open": "s"}
 _CLOSING = frozenset(("em_close", "strong_close", "s_close"))
 _SAFE_TARGET = re.compile(r"https?://[!-~]{1,2048}\Z")
+_STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _ADDRESS = re.compile(r"(https?://|www\.)|^[\w-]+(\.[\w-]+)*\.[a-z]{2,}(/|\Z)", re.IGNORECASE)
 
 
@@ -30,7 +31,7 @@ def spans_of(tokens: Sequence[Token], theme: Theme, look: str = "") -> list[Span
     flat = _Flattener(theme, look)
     for token in tokens:
         flat.add(token)
-    return _joined_lines(_without_cut(flat.spans))
+    return _joined_lines(flat.spans)
 
 
 class _Flattener:
@@ -43,9 +44,9 @@ class _Flattener:
     def add(self, token: Token) -> None:
         kind = token.type
         if kind in ("text", "text_special"):
-            self._put(token.content)
+            self._put_text(token.content)
         elif kind == "softbreak":
-            self._put(_SOFT)
+            self.spans.append(self._span(_SOFT))
         elif kind == "hardbreak":
             self.spans.append(Span(NEWLINE))
         elif kind == "code_inline":
@@ -68,11 +69,20 @@ class _Flattener:
     def _with(self, name: str) -> str:
         return joined(self._looks[-1], self._theme.look(name))
 
+    def _put_text(self, text: str) -> None:
+        if text.startswith(CUT) and not self.spans:
+            self.spans.append(Span(text[:2]))  # seen already; tells what stands before
+            text = text[2:]
+        self._put(text)
+
     def _put(self, text: str, look: str | None = None) -> None:
-        if text:
-            target, _, clickable = self._links[-1] if self._links else ("", 0, False)
-            href = target if clickable else ""
-            self.spans.append(Span(text, self._looks[-1] if look is None else look, href))
+        # Entities and encoded addresses have been decoded since the text was sanitised.
+        if text := _STEERING.sub(_harmless, text):
+            self.spans.append(self._span(text, look))
+
+    def _span(self, text: str, look: str | None = None) -> Span:
+        target, _, clickable = self._links[-1] if self._links else ("", 0, False)
+        return Span(text, self._looks[-1] if look is None else look, target if clickable else "")
 
     def _put_code(self, code: str) -> None:
         if self._theme.styled:
@@ -98,6 +108,10 @@ class _Flattener:
         shown = "".join(span.text for span in self.spans[first:]).replace(_SOFT, " ")
         if _wants_target(shown, target, clickable):
             self._put(f" ({target})", self._with("target"))
+
+
+def _harmless(match: re.Match[str]) -> str:
+    return " " if match[0].isspace() else "\ufffd"
 
 
 def _wants_target(shown: str, target: str, clickable: bool) -> bool:
@@ -131,14 +145,6 @@ def _plain_text(tokens: Sequence[Token]) -> list[str]:
         else:
             parts.append(token.content)
     return parts
-
-
-def _without_cut(spans: list[Span]) -> list[Span]:
-    """Without the marker of a cut; the character after it stays, as a span without look to drop."""
-    if spans and spans[0].text.startswith(CUT):
-        first = spans[0]
-        return [Span(first.text[:2]), first._replace(text=first.text[2:]), *spans[1:]]
-    return spans
 
 
 def _joined_lines(spans: list[Span]) -> list[Span]:
