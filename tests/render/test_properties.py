@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.render.support import THEME, lines, terminal_after
 from tests.render.terminal import Terminal
+from tests.render.test_hostile import check
 from xverse_cli.render.markdown.display import Display
 from xverse_cli.render.markdown.stream import MarkdownStream
 from xverse_cli.render.markdown.wrap import row_width
@@ -63,6 +64,7 @@ FRAGMENTS = [
     "long words and more long words follow here, all of them ",
     *("supercalifragilisticexpialidocious", "https://example.com/a/very/long/path"),
     *("👨‍👩‍👧", "🇨🇳", "👍🏽", "é", "e\u0301", "\u200b", "🎉", "한국어 ", "1️⃣"),
+    *("&#13;", "&#x202e;", "&NewLine;", "<http://x.y/%1b[2J%0d>", "\x9b2J", "\x1b[2J\x1b[H"),
     *("\x1b[31m", "\x1b]0;t\x07", "\x1b", "\u202e", "\x07", "\ufeff", "\ud800"),
 ]
 TEXTS = st.lists(st.sampled_from(FRAGMENTS), max_size=60).map("".join)
@@ -150,6 +152,14 @@ def test_cutting_long(pieces_of: list[str], columns: int, rows: int) -> None:
 @LONG
 def test_resizing_long(pieces_of: list[str], sizes: list[tuple[int, int]], reflows: bool) -> None:
     resizing_loses_and_doubles_nothing(pieces_of, sizes, reflows)
+
+
+@given(TEXTS, st.sampled_from(WIDTHS))
+@FAST
+def test_nothing_steers_the_terminal(text: str, columns: int) -> None:
+    display = Display(THEME, lambda: (columns, 24))
+    written = [display.frame(text[at : at + 7]) for at in range(0, len(text), 7)]
+    check("".join([*written, display.close()]))
 
 
 @given(TEXTS, st.sampled_from(WIDTHS))
