@@ -57,6 +57,10 @@ Lookup = Annotated[
 ]
 GpuMemory = Annotated[int | None, setting("gpu_memory", "SIZE")]
 CpuMemory = Annotated[int | None, setting("cpu_memory", "SIZE")]
+Markdown = Annotated[
+    bool | None,
+    typer.Option("--markdown/--plain", help=text("help.markdown"), show_default=False),
+]
 System = Annotated[str | None, setting("system", "TEXT")]
 Temperature = Annotated[float | None, setting("temperature", "T")]
 TopK = Annotated[int | None, setting("top_k", "K")]

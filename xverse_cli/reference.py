@@ -33,7 +33,7 @@ _OTHER_VARIABLES = {
     settings.LANGUAGE_VARIABLE: "variable.lang",
     settings.DEBUG_VARIABLE: "variable.debug",
 }
-_NOT_THE_MODELS = ("threads", "system", "seed")
+_NOT_THE_MODELS = ("threads", "markdown", "system", "seed")
 
 
 def update(document: str) -> str:
@@ -55,7 +55,7 @@ def _spelling(parameter: Any) -> str:
     if parameter.param_type_name == "argument":
         return str(parameter.metavar)
     # The long name first, whatever the order in the declaration.
-    names = ", ".join(sorted(parameter.opts, key=len, reverse=True))
+    names = ", ".join([*sorted(parameter.opts, key=len, reverse=True), *parameter.secondary_opts])
     return f"{names} {parameter.metavar}" if parameter.metavar else names
 
 

@@ -32,6 +32,7 @@ SETTINGS: dict[str, Reader] = {
     "lookup": on_off,
     "gpu_memory": byte_count,
     "cpu_memory": byte_count,
+    "markdown": on_off,
     "system": words,
     "temperature": number(0),
     "top_k": integer(0),
@@ -64,6 +65,7 @@ class Settings:
     lookup: bool = True
     gpu_memory: int | None = None
     cpu_memory: int | None = None
+    markdown: bool | None = None
     system: str | None = None
     temperature: float | None = None
     top_k: int | None = None

@@ -98,10 +98,72 @@ def test_sigterm_ends_the_chat_and_restores_the_terminal(
         assert "Traceback" not in terminal.text
 
 
+GENERATE = ("generate", "hi", "--model")
+
+
 def test_generate_streams_to_a_terminal(tmp_path: Path) -> None:
     script = {"replies": ["a\tb 中文\n\nend"], "token_s": 0.01}
-    with PseudoTerminal(script, "generate", "hi", "--model", str(tmp_path)) as terminal:
+    with PseudoTerminal(script, *GENERATE, str(tmp_path), "--plain") as terminal:
         assert terminal.wait_for_end() == 0
         lines = [line for line in terminal.text.splitlines() if line]
         assert lines == ["a       b 中文", "end"]
         assert b"a\tb" in terminal.output
+
+
+REPLY = """**重点：**模型把
+前馈网络分成专家。
+
+1. one
+   - two
+
+```python
+def f():
+    return 1
+```
+
+| a | b |
+|---|--:|
+| 专家 | 64 |
+
+end"""
+RENDERED = """重点：模型把前馈网络分成专家。
+1. one
+   • two
+  python
+  def f():
+      return 1
+a    │  b
+─────┼───
+专家 │ 64
+end"""
+
+
+def test_generate_renders_on_a_terminal(tmp_path: Path) -> None:
+    script = {"replies": [REPLY], "token_s": 0.002}
+    argv = (*GENERATE, str(tmp_path), "--max-tokens", "999")
+    with PseudoTerminal(script, *argv, columns=40) as terminal:
+        assert terminal.wait_for_end() == 0
+        assert [line for line in terminal.text.splitlines() if line] == RENDERED.splitlines()
+        assert b"\x1b[1m" in terminal.output
+
+
+def test_a_reply_that_is_stopped_is_whole(tmp_path: Path) -> None:
+    script = {"replies": ["| a | b |\n|---|---|\n" + "| 1 | 2 |\n" * 99], "token_s": 0.01}
+    argv = (*CHAT, str(tmp_path), "--max-tokens", "999")
+    with PseudoTerminal(script, *argv) as terminal:
+        terminal.wait_for("\n>")
+        terminal.type("go\r")
+        terminal.wait_for("table… 2 × 2")
+        terminal.type("\x03")
+        terminal.wait_for("Stopped.")
+        assert "…" not in terminal.text
+        assert "\na │ b\n──┼──\n1 │ 2\n1 │ 2\n" in terminal.text
+
+
+def test_without_colour(tmp_path: Path) -> None:
+    script = {"replies": ["# A\n\n`b` **c**"]}
+    with PseudoTerminal(script, *GENERATE, str(tmp_path), env={"NO_COLOR": "1"}) as terminal:
+        assert terminal.wait_for_end() == 0
+        assert b"\x1b[1;4mA\x1b[m" in terminal.output
+        assert b"\x1b[1mc\x1b[m" in terminal.output
+        assert b";9" not in terminal.output.replace(b"\x1b[?", b"")

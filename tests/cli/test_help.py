@@ -21,6 +21,9 @@ HEAVY = {
     "prompt_toolkit",
     "tokenizers",
     "numpy",
+    "markdown_it",
+    "pygments",
+    "wcwidth",
 }
 LEVELS = [["--help"], ["generate", "--help"], ["chat", "-h"], [], ["--version"]]
 

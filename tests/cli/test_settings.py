@@ -56,6 +56,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "lookup": ("false", False),
     "gpu_memory": ("6GiB", 6 * 2**30),
     "cpu_memory": ("1.5 GB", 1_500_000_000),
+    "markdown": ("false", False),
     "system": ("简短。", "简短。"),
     "temperature": ("0.25", 0.25),
     "top_k": ("0", 0),

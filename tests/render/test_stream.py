@@ -7,6 +7,7 @@ from typing import TextIO
 
 import pytest
 
+from xverse_cli.render.live import LiveSink, RowsSink
 from xverse_cli.render.progress import byte_bar
 from xverse_cli.render.remark import print_remark
 from xverse_cli.render.statistics import statistics_line
@@ -34,13 +35,29 @@ def shown(stream: TextIO) -> bytes:
 
 
 def sink_of(terminal: bool) -> tuple[TokenSink, Streams]:
+    """What writes a reply as it is."""
     out = streams(terminal=terminal)
-    return reply_sink(out), out
+    return reply_sink(out, {"TERM": "xterm"}, markdown=False), out
 
 
-def test_the_sink_suits_the_stream() -> None:
-    assert isinstance(sink_of(terminal=False)[0], PlainSink)
-    assert isinstance(sink_of(terminal=True)[0], TerminalSink)
+SINKS = {
+    # a terminal, its TERM, and the choice: what writes the reply
+    (False, "xterm", None): PlainSink,
+    (False, "xterm", False): PlainSink,
+    (False, "xterm", True): RowsSink,
+    (True, "xterm", None): LiveSink,
+    (True, "xterm", True): LiveSink,
+    (True, "xterm", False): TerminalSink,
+    (True, "dumb", None): TerminalSink,
+    (True, "dumb", True): RowsSink,
+    (True, "dumb", False): TerminalSink,
+}
+
+
+@pytest.mark.parametrize("case", SINKS)
+def test_the_sink_suits_the_stream(case: tuple[bool, str, bool | None]) -> None:
+    terminal, term, markdown = case
+    assert type(reply_sink(streams(terminal=terminal), {"TERM": term}, markdown)) is SINKS[case]
 
 
 @pytest.mark.parametrize("terminal", [False, True])

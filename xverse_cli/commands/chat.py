@@ -44,6 +44,7 @@ def chat(
     lookup: options.Lookup = None,
     gpu_memory: options.GpuMemory = None,
     cpu_memory: options.CpuMemory = None,
+    markdown: options.Markdown = None,
     verbose: options.Verbose = 0,
     quiet: options.Quiet = False,
 ) -> Job:
@@ -85,7 +86,7 @@ def _talk(settings: "Settings", model: "FoundModel", source: "MessageSource", ho
         Conversation(settings.system),
         params,
         streams,
-        lambda: reply_sink(streams),
+        lambda: reply_sink(streams, host.environ, settings.markdown),
         limit_chosen=settings.max_tokens is not None,
     )
     repl = Repl(runner, source, host)

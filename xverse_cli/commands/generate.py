@@ -19,6 +19,7 @@ from xverse_runtime.errors import UsageError, XverseError
 
 if TYPE_CHECKING:
     from xverse_cli.generation import Reply
+    from xverse_cli.render.stream import TokenSink
     from xverse_runtime.types import SamplingParams, TextGenerator
 
 Prompt = Annotated[
@@ -105,6 +106,7 @@ def generate(
     lookup: options.Lookup = None,
     gpu_memory: options.GpuMemory = None,
     cpu_memory: options.CpuMemory = None,
+    markdown: options.Markdown = None,
     verbose: options.Verbose = 0,
     quiet: options.Quiet = False,
 ) -> Job:
@@ -129,6 +131,7 @@ def run(request: Request, host: Host) -> int:
     """Assemble the prompt, load the model, generate, print."""
     from xverse_cli.generation import Reply, sampling_params
     from xverse_cli.prompt_input import assemble_prompt
+    from xverse_cli.render.stream import reply_sink
     from xverse_cli.report import report_model, report_reply
 
     settings = host.settings(request.flags)
@@ -141,8 +144,11 @@ def run(request: Request, host: Host) -> int:
     )
     prompt_ids = _encode(engine, prompt, settings.system, request.raw)
     reply = Reply()
+    # What --raw continues need not be Markdown.
+    markdown = False if request.raw and settings.markdown is None else settings.markdown
+    sink = None if request.as_json else reply_sink(host.streams, host.environ, markdown)
     with _recorded(engine, request.record_routing):
-        _stream(engine, prompt_ids, params, host, request.as_json, reply)
+        _stream(engine, prompt_ids, params, sink, reply)
     if request.as_json:
         from xverse_cli.json_output import reply_object, to_json
 
@@ -182,17 +188,14 @@ def _stream(
     engine: "TextGenerator",
     prompt_ids: list[int],
     params: "SamplingParams",
-    host: Host,
-    as_json: bool,
+    sink: "TokenSink | None",
     reply: "Reply",
 ) -> None:
     from xverse_cli.generation import run_generation
     from xverse_cli.interrupts import cancel_on_signal
-    from xverse_cli.render.stream import reply_sink
     from xverse_runtime.types import CancelFlag
 
     cancel = CancelFlag()
-    sink = None if as_json else reply_sink(host.streams)
     write = sink.write if sink else lambda piece: None
     with cancel_on_signal(cancel, second_kills=True):
         try:

@@ -64,6 +64,8 @@ TEXTS: dict[str, str] = {
     "help.backend": "Kernels to compute with: auto, triton (GPU), cpu (packed weights)"
     " or reference (plain torch).",
     "help.cuda_graph": "Replay decoding steps as CUDA graphs (on); off helps to find faults.",
+    "help.markdown": "Render the reply, or write it as the model does. Neither: rendered on a"
+    " terminal, as it is in a pipe.",
     "help.lookup": "Compute several tokens at once where a text repeats itself (on);"
     " what is written stays the same.",
     "help.gpu_memory": "Most memory to use of the GPU, for example 6GiB; experts beyond it stay in"
@@ -287,6 +289,7 @@ TEXTS: dict[str, str] = {
     "template.other_reason": "{reason} {source}",
     "statistics.line": "{tokens} tokens, {rate} tokens/s · first after {ttft} s"
     " · prompt {prompt} tokens, {cached} cached",
+    "render.table": "table… {rows} × {columns}",
     "statistics.lookup": " · {accepted} of {proposed} proposed tokens right",
     "statistics.forecast": "predicted {predicted}, measured {measured} tokens/s",
     "statistics.hit_rate": "; hit rate predicted {predicted}, measured {measured}",

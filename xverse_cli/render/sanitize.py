@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 # C0 but newline and tab, DEL, C1, bidirectional embeddings, overrides and isolates, surrogates.
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+# Where characters without width are found; everything else is known to have one.
+_MAYBE_MARK = re.compile(
+    "[^\x00-\u02ff\u2e80-\u3029\u3030-\u3098\u309b-\u3163\u3165-\ua66e\uac00-\ud7a3\uff00-\uff9f\uffa1-\uffdc]"
+)
+_MOST_MARKS = 16  # in a row: a flag of a region has 7
 
 _TEXT, _ESCAPE, _CSI, _STRING, _STRING_ESCAPE = range(5)
 _STRING_INTRODUCERS = {"P", "X", "]", "^", "_", "\x90", "\x98", "\x9d", "\x9e", "\x9f"}
@@ -15,17 +22,31 @@ class Sanitizer:
     """Removes control characters and whole escape sequences, also when chunks split them.
 
     A control string that never ends (an operating system command, say) is given up at the end of
-    its line, so that it cannot swallow the rest of a reply.
+    its line, so that it cannot swallow the rest of a reply. Of a flood of characters without width
+    only the first are kept.
     """
 
     def __init__(self) -> None:
         self._state = _TEXT
+        self._marks = 0  # characters without width at the end so far
 
     def feed(self, chunk: str) -> str:
         """The safe part of ``chunk``."""
-        if self._state == _TEXT and not _UNSAFE.search(chunk):
+        if self._state != _TEXT or _UNSAFE.search(chunk):
+            chunk = "".join([kept for character in chunk if (kept := self._step(character))])
+        if not _MAYBE_MARK.search(chunk):
+            self._marks = 0 if chunk else self._marks
             return chunk
-        return "".join([kept for character in chunk if (kept := self._step(character))])
+        return "".join(self._without_floods(chunk))
+
+    def _without_floods(self, chunk: str) -> Iterator[str]:
+        from wcwidth import wcwidth  # help and errors need none of it
+
+        for character in chunk:
+            without_width = character >= "\u0300" and wcwidth(character) == 0
+            self._marks = self._marks + 1 if without_width else 0
+            if self._marks <= _MOST_MARKS:
+                yield character
 
     def _step(self, character: str) -> str:
         if self._state == _STRING:

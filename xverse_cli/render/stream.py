@@ -1,10 +1,11 @@
-"""Where a streamed reply goes: a pipe gets it as it is, a terminal gets it safe.
+"""Where a streamed reply goes: a pipe gets it as it is, a terminal gets it safe and rendered.
 
 `TokenSink` is the seam for other renderers; a sink takes text in whatever pieces it comes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from xverse_cli.render.sanitize import Sanitizer
@@ -69,6 +70,31 @@ class TerminalSink:
         self._console.file.flush()
 
 
-def reply_sink(streams: Streams) -> TokenSink:
-    """The sink that suits stdout."""
-    return TerminalSink(streams) if streams.stdout_is_terminal else PlainSink(streams)
+def reply_sink(
+    streams: Streams,
+    environ: Mapping[str, str] | None = None,
+    markdown: bool | None = None,
+) -> TokenSink:
+    """The sink that suits stdout.
+
+    Args:
+        environ: what terminal and user have set there; ``None`` leaves that to Rich.
+        markdown: render, or write the text as it is; ``None`` renders where a terminal can be
+            written to again.
+    """
+    live = streams.stdout_is_terminal and _can_move(streams, environ)
+    if markdown is None:
+        markdown = live
+    if not markdown:
+        return TerminalSink(streams) if streams.stdout_is_terminal else PlainSink(streams)
+    from xverse_cli.render.live import LiveSink, RowsSink
+
+    return LiveSink(streams, environ) if live else RowsSink(streams, environ)
+
+
+def _can_move(streams: Streams, environ: Mapping[str, str] | None) -> bool:
+    """Whether the terminal understands escape sequences."""
+    from rich.console import Console
+
+    console = Console(file=streams.stdout, _environ=environ)
+    return not console.is_dumb_terminal and not console.legacy_windows
