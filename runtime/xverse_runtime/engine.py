@@ -164,6 +164,7 @@ class Engine:
             context_length,
             progress,
             kernels=kernels.name,
+            kv=config.kv,
         )
         threads = set_threads(config.threads, loaded.nbytes, device, kernels)
         rotary = RotaryTable(model, context_length, device)
@@ -191,7 +192,8 @@ class Engine:
                 f"device: {device} ({device_reason})",
                 f"precision: {loaded.parts}",
                 f"kernels: {kernels_note}, {threads} CPU thread{'s' if threads > 1 else ''}",
-                f"context: {context_length} tokens, KV cache {loaded.cache_bytes / 2**20:.1f} MiB",
+                f"context: {context_length} tokens, KV cache {loaded.cache_bytes / 2**20:.1f} MiB"
+                f" ({str(loaded.cache_dtype).removeprefix('torch.')})",
             ),
         )
 
@@ -320,7 +322,7 @@ class Engine:
             return
         pool, loop = batch_parts(
             self._decoder,
-            self._cache.pool.keys[0].dtype,
+            self._cache.pool.dtype,
             replies,
             min(sequences, len(replies)),
             use_graphs=self._use_graphs,

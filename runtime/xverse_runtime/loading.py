@@ -12,7 +12,7 @@ from xverse_runtime.checkpoint import read_checkpoint
 from xverse_runtime.config import ModelConfig
 from xverse_runtime.device import DTYPES, QUANTISED, check_memory, select_precision
 from xverse_runtime.errors import DeviceError, UsageError
-from xverse_runtime.kv_cache import KVPool
+from xverse_runtime.kv_cache import KVPool, cache_dtype
 from xverse_runtime.model_dir import ModelDirectory
 from xverse_runtime.placement import place_weights
 from xverse_runtime.store.manifest import Manifest, is_store
@@ -61,6 +61,7 @@ def load_weights(
     progress: ProgressCallback,
     *,
     kernels: str = "reference",
+    kv: str = "auto",
 ) -> LoadedWeights:
     """Load what `directory` holds.
 
@@ -73,13 +74,14 @@ def load_weights(
         context_length: for the size of the KV cache.
         progress: told the bytes of weights loaded.
         kernels: name of the backend, which decides on the form of the weights.
+        kv: what keys and values are kept in, as in `EngineConfig`.
 
     Raises:
-        UsageError: ``precision.needs_conversion``, ``precision.other_store`` or
-            ``precision.unsupported``.
+        UsageError: ``precision.needs_conversion``, ``precision.other_store``,
+            ``precision.unsupported`` or ``kv.unsupported``.
     """
     load = _load_store if is_store(directory) else _load_checkpoint
-    return load(directory, config, precision, device, context_length, progress, kernels)
+    return load(directory, config, precision, device, context_length, progress, kernels, kv)
 
 
 def _load_checkpoint(
@@ -90,6 +92,7 @@ def _load_checkpoint(
     context_length: int,
     progress: ProgressCallback,
     kernels: str,
+    kv: str,
 ) -> LoadedWeights:
     if requested in QUANTISED:
         path = str(directory.path)
@@ -98,7 +101,8 @@ def _load_checkpoint(
     parameters = sum(tensor.numel() for tensor in tensors.values())
     precision = select_precision(requested, config.dtype, parameters, device)
     dtype = DTYPES[precision]
-    cache_bytes = KVPool.bytes_needed(config, context_length, dtype)
+    cached = cache_dtype(kv, dtype)
+    cache_bytes = KVPool.bytes_needed(config, context_length, cached)
     check_memory(tensors.values(), cache_bytes, dtype, device)
     done, total = 0, sum(tensor.nbytes for tensor in tensors.values())
 
@@ -115,7 +119,7 @@ def _load_checkpoint(
     else:
         weights = assemble_weights(tensors, config, dtype, device, tell)
     per_token = bytes_per_token(config, PRESETS["bf16"]) * dtype.itemsize // 2
-    return LoadedWeights(weights, dtype, precision, precision, cache_bytes, total, per_token)
+    return LoadedWeights(weights, cached, precision, precision, cache_bytes, total, per_token)
 
 
 def _load_store(
@@ -126,6 +130,7 @@ def _load_store(
     context_length: int,
     progress: ProgressCallback,
     kernels: str,
+    kv: str,
 ) -> LoadedWeights:
     manifest = Manifest.read(directory)
     made = manifest.precision.experts
@@ -139,11 +144,12 @@ def _load_store(
     float_wish = "auto" if requested in QUANTISED else requested
     parameters = sum(prod(shape) for shape in expected_tensors(config).values())
     dtype_name = select_precision(float_wish, "bfloat16", parameters, device)
-    dtype = cache_dtype = DTYPES[dtype_name]
+    dtype = usual = DTYPES[dtype_name]
     if host:  # they keep activations in fp32, and read a cache of either
-        cache_dtype = torch.float32 if dtype == torch.float32 else torch.bfloat16
+        usual = torch.float32 if dtype == torch.float32 else torch.bfloat16
         dtype, dtype_name = torch.float32, "fp32 with int8 products"
-    cache_bytes = KVPool.bytes_needed(config, context_length, cache_dtype)
+    cached = cache_dtype(kv, usual)
+    cache_bytes = KVPool.bytes_needed(config, context_length, cached)
     check_memory([], cache_bytes + (total if blocks else 0), dtype, device)
     weights = open_store(directory, config, manifest, dtype, as_stored=host)
     if blocks:
@@ -159,4 +165,4 @@ def _load_store(
     parts = manifest.precision
     words = f"experts {made}, attention {parts.attention}, head {parts.head}, maths {dtype_name}"
     per_token = bytes_per_token(config, parts)
-    return LoadedWeights(weights, cache_dtype, made, words, cache_bytes, total, per_token)
+    return LoadedWeights(weights, cached, made, words, cache_bytes, total, per_token)

@@ -64,6 +64,7 @@ def bench(
     rounds: Annotated[int, _count("--rounds", 1, "help.bench_rounds")] = 3,
     device: options.Device = None,
     context: options.Context = None,
+    kv: options.Kv = None,
     threads: options.Threads = None,
     backend: options.Backend = None,
     cuda_graph: options.CudaGraph = None,

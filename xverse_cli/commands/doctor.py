@@ -53,6 +53,7 @@ def doctor(
     device: options.Device = None,
     precision: options.Precision = None,
     context: options.Context = None,
+    kv: options.Kv = None,
     as_json: options.Json = False,
     verbose: options.Verbose = 0,
     quiet: options.Quiet = False,
@@ -102,7 +103,9 @@ def _diagnose(settings: "Settings", gpu: str | None) -> Diagnosis:
         facts, machine = None, find_machine(gpu)
     only = store_precision_of(found)
     precision = only if only and settings.precision == "auto" else settings.precision
-    wishes = Wishes(device=settings.device, precision=precision, context=settings.context)
+    wishes = Wishes(
+        device=settings.device, precision=precision, context=settings.context, kv=settings.kv
+    )
     chosen, refusal = None, None
     try:  # offload is planned and not built: what is recommended runs today
         chosen = plan_memory(config, machine, replace(wishes, offload=False))
