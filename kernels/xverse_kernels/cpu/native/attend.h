@@ -40,7 +40,7 @@ INLINE uint16_t to_bf16(float x) {
     return (uint16_t)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
 }
 
-/* The nearest fp16 of what is not negative, ties to even; infinite beyond its range. */
+/* The nearest fp16 of what is not negative, ties to even; infinite beyond its range, and of NaN. */
 INLINE uint16_t to_fp16(float x) {
     uint32_t bits;
     memcpy(&bits, &x, 4);
@@ -58,17 +58,16 @@ INLINE void load_scales(const uint16_t *scales, int count, float *out) {
     }
 }
 
-/* A row in steps of its largest magnitude over 127, as fp16 has it. What holds NaN or infinity gets
- * the scale NaN, and what is beyond fp16 an infinite one: zeros times either are NaN. */
+/* A row in steps of its largest magnitude over 127, as fp16 has it. What holds NaN or infinity, or is
+ * beyond fp16, gets an infinite scale, and zeros times that are NaN. */
 static void store_int8(int8_t *row, uint16_t *scale, const float *x, int dim) {
-    const int32_t finite = 0x7F800000;
     vi most = vi_set(0);
     for (int d = 0; d < dim; d += 16)
         most = vi_max(most, vi_and(vf_bits(vf_load(x + d)), vi_set(0x7FFFFFFF)));
     int32_t bits = vi_reduce_max(most);
     float largest, step[16];
     memcpy(&largest, &bits, 4);
-    *scale = bits >= finite ? 0x7E00 : to_fp16(largest / 127.0f);
+    *scale = to_fp16(largest / 127.0f);
     load_scales(scale, 1, step);
     if (!(step[0] > 0.0f && step[0] <= 65504.0f)) {
         memset(row, 0, (size_t)dim);
