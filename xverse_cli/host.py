@@ -42,6 +42,7 @@ def load_engine(
         precision=settings.precision,
         context_length=settings.context,
         chat_template=settings.chat_template,
+        kv=settings.kv,
         threads=settings.threads,
         backend=settings.backend,
         cuda_graph=settings.cuda_graph,

@@ -45,6 +45,7 @@ Device = Annotated[str | None, setting("device", "DEVICE")]
 Precision = Annotated[str | None, setting("precision", "PRECISION")]
 Context = Annotated[int | None, setting("context", "TOKENS")]
 ChatTemplate = Annotated[str | None, setting("chat_template", "TEMPLATE")]
+Kv = Annotated[str | None, setting("kv", "FORMAT")]
 Threads = Annotated[int | None, setting("threads", "N")]
 Backend = Annotated[str | None, setting("backend", "KERNELS")]
 CudaGraph = Annotated[

@@ -26,6 +26,7 @@ SETTINGS: dict[str, Reader] = {
     "precision": choice("auto", "fp32", "bf16", "fp16", "int8", "int4"),
     "context": integer(1),
     "chat_template": words,
+    "kv": choice("auto", "bf16", "int8"),
     "threads": integer(1, 4096),
     "backend": choice("auto", "triton", "cpu", "reference"),
     "cuda_graph": on_off,
@@ -59,6 +60,7 @@ class Settings:
     precision: str = "auto"
     context: int | None = None
     chat_template: str | None = None
+    kv: str = "auto"
     threads: int | None = None
     backend: str = "auto"
     cuda_graph: bool = True

@@ -236,7 +236,7 @@ def _attention(bench: _Bench) -> None:
         size = (past + tokens) * HEADS * DIM * 4
         for name, way in ways.items():
             calls = [
-                lambda k=k, v=v, way=way, q=q, past=past: way(q, k[0], v[0], past)
+                lambda k=k, v=v, way=way, q=q, past=past: way(q, k, v, 0, past)
                 for k, v in zip(keys, values, strict=True)
             ]
             bench.row(

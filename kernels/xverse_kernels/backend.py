@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from xverse_kernels.kv_rows import Rows
 from xverse_kernels.packing import ExpertBlocks
 from xverse_kernels.types import (
     Norm,
@@ -38,7 +39,8 @@ class BackendUnavailableError(RuntimeError):
 class KernelBackend(Protocol):
     """What one launch each does on a GPU. T tokens, H hidden width, S slots a token.
 
-    Keys and values of all sequences are [sequences, kv_heads, capacity, head_dim].
+    Keys and values of all sequences are [sequences, kv_heads, capacity, head_dim], in the dtype of
+    activations or in int8. What a token sees, its own key and value too, is what the cache keeps.
     """
 
     @property
@@ -66,7 +68,7 @@ class KernelBackend(Protocol):
         """
 
     def attend_span(
-        self, qkv: Tensor, rotary: Rotary, keys: Tensor, values: Tensor, sequence: int, past: int
+        self, qkv: Tensor, rotary: Rotary, keys: Rows, values: Rows, sequence: int, past: int
     ) -> Tensor:
         """T consecutive tokens of one sequence, ``past`` tokens after its start.
 
@@ -78,8 +80,8 @@ class KernelBackend(Protocol):
         self,
         qkv: Tensor,
         rotary: Rotary,
-        keys: Tensor,
-        values: Tensor,
+        keys: Rows,
+        values: Rows,
         sequences: Tensor,
         positions: Tensor,
         longest: int,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from xverse_kernels import reference
+from xverse_kernels.kv_rows import Rows, read_rows, write_rows
 from xverse_kernels.packing import ROWS, ExpertBlocks, PackedMatrix
 from xverse_kernels.types import Norm, Projection, Rotary, RoutedTokens, SwigluWeights
 
@@ -45,7 +46,7 @@ class ReferenceBackend:
         return joined if out_dtype is None else joined.to(out_dtype)
 
     def attend_span(
-        self, qkv: Tensor, rotary: Rotary, keys: Tensor, values: Tensor, sequence: int, past: int
+        self, qkv: Tensor, rotary: Rotary, keys: Rows, values: Rows, sequence: int, past: int
     ) -> Tensor:
         tokens, (_, kv_heads, _, dim) = qkv.shape[0], keys.shape
         end = past + tokens
@@ -53,16 +54,18 @@ class ReferenceBackend:
         cos, sin = rotary.cos[past:end], rotary.sin[past:end]
         q = reference.rope(heads[:, : -2 * kv_heads], cos, sin)
         k = reference.rope(heads[:, -2 * kv_heads : -kv_heads], cos, sin)
-        keys[sequence, :, past:end] = k.transpose(0, 1)
-        values[sequence, :, past:end] = heads[:, -kv_heads:].transpose(0, 1)
-        return reference.attention(q, keys[sequence, :, :end], values[sequence, :, :end], past)
+        every, new, seen = slice(None), slice(past, end), slice(end)
+        write_rows(keys, (sequence, every, new), k.transpose(0, 1))
+        write_rows(values, (sequence, every, new), heads[:, -kv_heads:].transpose(0, 1))
+        k, v = (read_rows(one, (sequence, every, seen), q.dtype) for one in (keys, values))
+        return reference.attention(q, k, v, past)
 
     def attend_each(
         self,
         qkv: Tensor,
         rotary: Rotary,
-        keys: Tensor,
-        values: Tensor,
+        keys: Rows,
+        values: Rows,
         sequences: Tensor,
         positions: Tensor,
         longest: int,

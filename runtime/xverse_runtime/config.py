@@ -181,6 +181,8 @@ class EngineConfig:
         context_length: most tokens of prompt and reply together; ``None`` is the trained context.
         chat_template: a format's name, a Jinja file or Jinja source; ``None`` finds out.
         prefill_chunk: most prompt tokens computed at once; ``None`` chooses by device.
+        kv: what keys and values are kept in: ``auto`` is the dtype of activations; ``bf16``; or
+            ``int8``, which takes half the memory and rounds them.
         threads: CPU threads; ``None`` takes the physical cores, or one for a small model, for the
             C kernels, and leaves the choice to torch for others.
         cuda_graph: replay decoding steps as CUDA graphs where there are any.
@@ -196,6 +198,7 @@ class EngineConfig:
     context_length: int | None = None
     chat_template: str | None = None
     prefill_chunk: int | None = None
+    kv: str = "auto"
     threads: int | None = None
     cuda_graph: bool = True
     lookup: bool = True

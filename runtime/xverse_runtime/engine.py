@@ -181,6 +181,7 @@ class Engine:
             progress,
             kernels=kernels.name,
             offload=fit.offload is not None,
+            kv=config.kv if fit.offload is None else fit.offload.placement.kv,
         )
         threads = set_threads(config.threads, loaded.nbytes, device, kernels)
         rotary = RotaryTable(model, context_length, device)
@@ -231,7 +232,8 @@ class Engine:
                 f"device: {device} ({fit.reason})",
                 f"precision: {loaded.parts}",
                 f"kernels: {kernels_note}, {threads} CPU thread{'s' if threads > 1 else ''}",
-                f"context: {context_length} tokens, KV cache {loaded.cache_bytes / 2**20:.1f} MiB",
+                f"context: {context_length} tokens, KV cache {loaded.cache_bytes / 2**20:.1f} MiB"
+                f" ({str(loaded.cache_dtype).removeprefix('torch.')})",
             ),
         )
 
@@ -369,7 +371,7 @@ class Engine:
             return
         pool, loop = batch_parts(
             self._decoder,
-            self._cache.pool.keys[0].dtype,
+            self._cache.pool.dtype,
             replies,
             min(sequences, len(replies)),
             use_graphs=self._use_graphs and self._offload is None,

@@ -24,7 +24,7 @@ from xverse_runtime.config import (
 )
 from xverse_runtime.device import GPU_WORKSPACE_BYTES, free_gpu_bytes, select_device
 from xverse_runtime.errors import DeviceError, XverseError
-from xverse_runtime.kv_cache import KVPool
+from xverse_runtime.kv_cache import KVPool, cache_dtype
 from xverse_runtime.loading import weight_bytes
 from xverse_runtime.memory_plan import Wishes, plan_memory
 from xverse_runtime.model_dir import ModelDirectory
@@ -126,6 +126,7 @@ def _wishes(manifest: Manifest, config: EngineConfig) -> Wishes:
         device=config.device,
         precision=manifest.precision.experts,
         context=config.context_length,
+        kv=config.kv,
         gpu_memory=config.gpu_memory,
         cpu_memory=config.cpu_memory,
     )
@@ -154,7 +155,7 @@ def fitting_context(
 
 def _cache_dtype(config: EngineConfig) -> torch.dtype:
     """Of the KV cache on a GPU."""
-    return torch.float32 if config.precision == "fp32" else torch.bfloat16
+    return cache_dtype(config.kv, torch.float32 if config.precision == "fp32" else torch.bfloat16)
 
 
 def _needed_bytes(

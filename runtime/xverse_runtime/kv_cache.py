@@ -6,11 +6,28 @@ from collections.abc import Sequence
 
 import torch
 
+from xverse_kernels.kv_rows import empty_rows, row_bytes
 from xverse_runtime.config import ModelConfig
+from xverse_runtime.errors import UsageError
+
+FORMATS = {"bf16": torch.bfloat16, "int8": torch.int8}
+
+
+def cache_dtype(kv: str, activations: torch.dtype) -> torch.dtype:
+    """What a pool is made of for a setting `EngineConfig.kv`.
+
+    Raises:
+        UsageError: ``kv.unsupported``.
+    """
+    if kv == "auto":
+        return activations
+    if kv not in FORMATS:
+        raise UsageError("kv.unsupported", kv=kv, supported=", ".join(("auto", *FORMATS)))
+    return FORMATS[kv]
 
 
 class KVPool:
-    """The caches of one or several sequences: for each layer two tensors
+    """The caches of one or several sequences: for each layer keys and values
     [sequences, kv_heads, capacity, head_dim]."""
 
     def __init__(
@@ -21,10 +38,12 @@ class KVPool:
         device: torch.device,
         sequences: int = 1,
     ) -> None:
+        """``dtype``: that of activations, or `torch.int8` for integers with scales (`Int8Rows`)."""
         shape = (sequences, config.num_kv_heads, capacity, config.head_dim)
         layers = range(config.num_layers)
-        self.keys = [torch.empty(shape, dtype=dtype, device=device) for _ in layers]
-        self.values = [torch.empty(shape, dtype=dtype, device=device) for _ in layers]
+        self.keys = [empty_rows(shape, dtype, device) for _ in layers]
+        self.values = [empty_rows(shape, dtype, device) for _ in layers]
+        self.dtype = dtype
         self.capacity = capacity
         self.sequences = sequences
 
@@ -32,8 +51,8 @@ class KVPool:
     def bytes_needed(
         config: ModelConfig, capacity: int, dtype: torch.dtype, sequences: int = 1
     ) -> int:
-        per_token = 2 * config.num_layers * config.num_kv_heads * config.head_dim
-        return per_token * capacity * sequences * dtype.itemsize
+        vectors = 2 * config.num_layers * config.num_kv_heads * capacity * sequences
+        return vectors * row_bytes(config.head_dim, dtype)
 
 
 class KVCache:

@@ -12,7 +12,7 @@ from xverse_runtime.checkpoint import read_checkpoint
 from xverse_runtime.config import ModelConfig
 from xverse_runtime.device import DTYPES, QUANTISED, check_memory, select_precision
 from xverse_runtime.errors import DeviceError, UsageError
-from xverse_runtime.kv_cache import KVPool
+from xverse_runtime.kv_cache import KVPool, cache_dtype
 from xverse_runtime.model_dir import ModelDirectory
 from xverse_runtime.placement import place_weights
 from xverse_runtime.store.manifest import Manifest, is_store
@@ -61,6 +61,7 @@ def load_weights(
     progress: ProgressCallback,
     *,
     kernels: str = "reference",
+    kv: str = "auto",
     offload: bool = False,
 ) -> LoadedWeights:
     """Load what `directory` holds.
@@ -74,17 +75,20 @@ def load_weights(
         context_length: for the size of the KV cache.
         progress: told the bytes of weights loaded.
         kernels: name of the backend, which decides on the form of the weights.
+        kv: what keys and values are kept in, as in `EngineConfig`.
         offload: leave a store's experts and embedding mapped, for a GPU that cannot hold all.
 
     Raises:
-        UsageError: ``precision.needs_conversion``, ``precision.other_store`` or
-            ``precision.unsupported``.
+        UsageError: ``precision.needs_conversion``, ``precision.other_store``,
+            ``precision.unsupported`` or ``kv.unsupported``.
     """
     if is_store(directory):
         return _load_store(
-            directory, config, precision, device, context_length, progress, kernels, offload
+            directory, config, precision, device, context_length, progress, kernels, kv, offload
         )
-    return _load_checkpoint(directory, config, precision, device, context_length, progress, kernels)
+    return _load_checkpoint(
+        directory, config, precision, device, context_length, progress, kernels, kv
+    )
 
 
 def _load_checkpoint(
@@ -95,6 +99,7 @@ def _load_checkpoint(
     context_length: int,
     progress: ProgressCallback,
     kernels: str,
+    kv: str,
 ) -> LoadedWeights:
     if requested in QUANTISED:
         path = str(directory.path)
@@ -103,7 +108,8 @@ def _load_checkpoint(
     parameters = sum(tensor.numel() for tensor in tensors.values())
     precision = select_precision(requested, config.dtype, parameters, device)
     dtype = DTYPES[precision]
-    cache_bytes = KVPool.bytes_needed(config, context_length, dtype)
+    cached = cache_dtype(kv, dtype)
+    cache_bytes = KVPool.bytes_needed(config, context_length, cached)
     check_memory(tensors.values(), cache_bytes, dtype, device)
     done, total = 0, sum(tensor.nbytes for tensor in tensors.values())
 
@@ -120,7 +126,7 @@ def _load_checkpoint(
     else:
         weights = assemble_weights(tensors, config, dtype, device, tell)
     per_token = bytes_per_token(config, PRESETS["bf16"]) * dtype.itemsize // 2
-    return LoadedWeights(weights, dtype, precision, precision, cache_bytes, total, per_token)
+    return LoadedWeights(weights, cached, precision, precision, cache_bytes, total, per_token)
 
 
 def _load_store(
@@ -131,6 +137,7 @@ def _load_store(
     context_length: int,
     progress: ProgressCallback,
     kernels: str,
+    kv: str,
     offload: bool,
 ) -> LoadedWeights:
     manifest = Manifest.read(directory)
@@ -145,11 +152,12 @@ def _load_store(
     float_wish = "auto" if requested in QUANTISED else requested
     parameters = sum(prod(shape) for shape in expected_tensors(config).values())
     dtype_name = select_precision(float_wish, "bfloat16", parameters, device)
-    dtype = cache_dtype = DTYPES[dtype_name]
+    dtype = usual = DTYPES[dtype_name]
     if host:  # they keep activations in fp32, and read a cache of either
-        cache_dtype = torch.float32 if dtype == torch.float32 else torch.bfloat16
+        usual = torch.float32 if dtype == torch.float32 else torch.bfloat16
         dtype, dtype_name = torch.float32, "fp32 with int8 products"
-    cache_bytes = KVPool.bytes_needed(config, context_length, cache_dtype)
+    cached = cache_dtype(kv, usual)
+    cache_bytes = KVPool.bytes_needed(config, context_length, cached)
     if not offload:  # the plan has seen to it
         check_memory([], cache_bytes + (total if blocks else 0), dtype, device)
     weights = open_store(directory, config, manifest, dtype, as_stored=host)
@@ -167,4 +175,4 @@ def _load_store(
     parts = manifest.precision
     words = f"experts {made}, attention {parts.attention}, head {parts.head}, maths {dtype_name}"
     per_token = bytes_per_token(config, parts)
-    return LoadedWeights(weights, cache_dtype, made, words, cache_bytes, total, per_token)
+    return LoadedWeights(weights, cached, made, words, cache_bytes, total, per_token)

@@ -45,7 +45,7 @@ class Wishes:
     precision: str = "auto"
     context: int | None = None
     kv: str = "auto"
-    kv_formats: tuple[str, ...] = ("bf16",)
+    kv_formats: tuple[str, ...] = tuple(KV_BITS)
     gpu_memory: int | None = None
     cpu_memory: int | None = None
     offload: bool = True
@@ -192,7 +192,7 @@ class _Planner:
         best: MemoryPlan | None = None
         for kv in self.wishes.kv_formats if self.wishes.kv == "auto" else (self.wishes.kv,):
             plan = self._with_cache(device, precision, context, kv)
-            if plan is None or (best is not None and best.placement.experts_resident):
+            if plan is None or (best is not None and not best.placement.offloads):
                 continue
             wanted = best.prediction.tokens_per_s * KV_GAIN if best else 0.0
             if plan.prediction.tokens_per_s >= wanted:

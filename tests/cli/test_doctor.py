@@ -43,7 +43,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_described_gpu_before_any_download(cli: Cli, cache: Path) -> None:
-    result = cli("doctor", "--model", DEFAULT_MODEL, "--gpu", "RTX 4060 8GB", "--context", "4096")
+    arguments = ("--model", DEFAULT_MODEL, "--gpu", "RTX 4060 8GB", "--context", "4096")
+    result = cli("doctor", *arguments, "--kv", "bf16")
     assert (result.code, result.stderr) == (0, "")
     shown = result.stdout.decode()
     assert "Described machine: RTX 4060 8GB" in shown
@@ -56,6 +57,9 @@ def test_a_described_gpu_before_any_download(cli: Cli, cache: Path) -> None:
     assert "Recommended: int8, 7.9 of 64 experts a layer on the GPU, " in shown
     assert f"\n  xverse pull {DEFAULT_MODEL} --precision int8 --delete-source\n" in shown
     assert "Kernels" not in shown  # those are this machine's
+    # A cache in int8 leaves room for more experts; left to itself, the plan takes it.
+    for wished in ((), ("--kv", "int8")):
+        assert "22.7 of 64 experts a layer" in cli("doctor", *arguments, *wished).stdout.decode()
 
 
 def test_a_gpu_that_holds_the_model_is_recommended_as_it_is(cli: Cli, cache: Path) -> None:

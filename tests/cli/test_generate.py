@@ -62,10 +62,11 @@ def test_sampling_options(cli: Cli) -> None:
 
 def test_engine_options(cli: Cli) -> None:
     options = "--device CPU --precision fp32 --context 99 --chat-template raw --threads 2"
+    options += " --kv int8"
     settings = cli("generate", "hi", *options.split()).settings
     assert settings is not None
     assert (settings.device, settings.precision, settings.context) == ("cpu", "fp32", 99)
-    assert (settings.chat_template, settings.threads) == ("raw", 2)
+    assert (settings.chat_template, settings.threads, settings.kv) == ("raw", 2, "int8")
     assert settings.lookup
     settings = cli("generate", "hi", "--no-lookup").settings
     assert settings is not None

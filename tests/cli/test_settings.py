@@ -50,6 +50,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "precision": ("bf16", "bf16"),
     "context": ("512", 512),
     "chat_template": ("raw", "raw"),
+    "kv": ("int8", "int8"),
     "threads": ("2", 2),
     "backend": ("reference", "reference"),
     "cuda_graph": ("false", False),

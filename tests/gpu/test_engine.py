@@ -47,6 +47,15 @@ def test_fp16_answers_like_bf16() -> None:
         assert agreement(reply(half, question), reply(brain, question)) > 0.9
 
 
+def test_a_cache_in_int8_answers_like_one_in_bf16() -> None:
+    rounded, plain = load(device="cuda", kv="int8"), load(device="cuda")
+    without_graphs = load(device="cuda", kv="int8", cuda_graph=False)
+    for question in QUESTIONS:
+        first = reply(rounded, question)
+        assert agreement(first, reply(plain, question)) > 0.9
+        assert reply(without_graphs, question) == first
+
+
 def test_several_replies_at_once() -> None:
     engine = load(device="cuda")
     prompts = [engine.encode_chat([Message("user", one)]) for one in QUESTIONS * 3]

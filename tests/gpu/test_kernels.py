@@ -15,6 +15,7 @@ from bench.gpu.kernels import random_routing as routing
 from bench.gpu.parity import TOLERANCE, experts_in_fp64, relative_error
 from bench.gpu.random_weights import random_experts, random_packed
 from xverse_kernels import reference
+from xverse_kernels.kv_rows import Int8Rows, Rows, read_rows, to_int8
 from xverse_kernels.packing import FORMATS, ExpertBlocks, ExpertLayout, PackedMatrix
 from xverse_kernels.reference_backend import ReferenceBackend
 from xverse_kernels.types import Norm, Projection, Rotary, TokenChoice
@@ -204,47 +205,67 @@ def test_router(backend, tokens: int) -> None:
     assert routed.expert_ids[:, TOP_K:].tolist() == [[EXPERTS, EXPERTS + 1]] * tokens
 
 
+def random_cache(sequences: int, capacity: int, past: int, cache: torch.dtype) -> list[Rows]:
+    """Keys and values of a past; what comes after it is NaN."""
+    rows: list[Rows] = []
+    for _ in range(2):
+        dense = torch.randn(sequences, HEADS, capacity, DIM, device="cuda", dtype=DTYPE)
+        dense[:, :, past:] = float("nan")
+        rows.append(to_int8(dense) if cache == torch.int8 else dense)
+    return rows
+
+
+def wide_copy(rows: Rows) -> Rows:
+    """For the reference in fp32, which rounds as the cache does."""
+    if isinstance(rows, Int8Rows):
+        return Int8Rows(*(one.clone() for one in rows))
+    return rows.float()
+
+
+CACHES = pytest.mark.parametrize("cache", [DTYPE, torch.int8], ids=str)
+
+
 @pytest.mark.usefixtures("poisoned")
+@CACHES
 @pytest.mark.parametrize("past", [0, 1, 100, 257, 1023, 5000, 8190])
-def test_decode_attention(backend, past: int) -> None:
+def test_decode_attention(backend, past: int, cache: torch.dtype) -> None:
     capacity, tokens = 8192, 2
-    keys, values = (
-        torch.randn(tokens, HEADS, capacity, DIM, device="cuda", dtype=DTYPE) for _ in range(2)
-    )
-    keys[:, :, past:] = float("nan")
-    values[:, :, past:] = float("nan")
+    keys, values = random_cache(tokens, capacity, past, cache)
     angles = torch.rand(capacity, DIM // 2, device="cuda") * 6
     angles = torch.cat((angles, angles), dim=1)
     rotary = Rotary(angles.cos(), angles.sin())
     qkv = torch.randn(tokens, 3 * HEADS * DIM, device="cuda", dtype=DTYPE)
     sequences = torch.tensor([1, 0], device="cuda", dtype=torch.int32)
     positions = torch.tensor([past, past // 2], device="cuda", dtype=torch.int32)
-    expected_cache = keys.clone(), values.clone()
+    expected_cache = wide_copy(keys), wide_copy(values)
     found = same_every_time(
         lambda: backend.attend_each(qkv, rotary, keys, values, sequences, positions, past)
     )
     expected = ReferenceBackend().attend_each(
-        qkv.float(), rotary, *(one.float() for one in expected_cache), sequences, positions, past
+        qkv.float(), rotary, *expected_cache, sequences, positions, past
     )
     assert relative_error(found, expected) < TOLERANCE
-    assert bool(torch.isfinite(keys[1, :, past]).all())
+    newest = read_rows(keys, (1, slice(None), past), torch.float32)
+    assert bool(torch.isfinite(newest).all())
 
 
 @pytest.mark.usefixtures("poisoned")
+@CACHES
 @pytest.mark.parametrize(("tokens", "past"), [(1, 0), (7, 0), (512, 0), (100, 1000), (1, 33)])
-def test_prefill_attention(backend, tokens: int, past: int) -> None:
-    capacity = 2048
-    shape = (1, HEADS, capacity, DIM)
-    keys, values = (torch.randn(shape, device="cuda", dtype=DTYPE) for _ in range(2))
+def test_prefill_attention(backend, tokens: int, past: int, cache: torch.dtype) -> None:
+    capacity, sequence = 2048, 1
+    keys, values = random_cache(2, capacity, past, cache)
     angles = torch.rand(capacity, DIM // 2, device="cuda") * 6
     angles = torch.cat((angles, angles), dim=1)
     rotary = Rotary(angles.cos(), angles.sin())
     qkv = torch.randn(tokens, 3 * HEADS * DIM, device="cuda", dtype=DTYPE)
-    wide = keys.float(), values.float()
-    found = backend.attend_span(qkv, rotary, keys, values, 0, past)
-    expected = ReferenceBackend().attend_span(qkv.float(), rotary, *wide, 0, past)
+    wide = wide_copy(keys), wide_copy(values)
+    found = backend.attend_span(qkv, rotary, keys, values, sequence, past)
+    expected = ReferenceBackend().attend_span(qkv.float(), rotary, *wide, sequence, past)
     assert relative_error(found, expected) < TOLERANCE
-    assert relative_error(keys[0, :, : past + tokens], wide[0][0, :, : past + tokens]) < TOLERANCE
+    seen = (sequence, slice(None), slice(past + tokens))
+    kept, its = (read_rows(one, seen, torch.float32) for one in (keys, wide[0]))
+    assert relative_error(kept, its) < TOLERANCE
 
 
 def test_sampling_follows_the_distribution(backend) -> None:

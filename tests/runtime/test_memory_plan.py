@@ -189,10 +189,11 @@ def test_more_memory_never_makes_a_prediction_worse(kind: str) -> None:
 def test_a_smaller_context_is_never_slower() -> None:
     machine = find_machine("4060")
     contexts = range(256, 8193, 256)
-    rates = [
-        plan_memory(MODEL, machine, Wishes(precision="int4", context=one)).prediction.tokens_per_s
+    plans = [
+        plan_memory(MODEL, machine, Wishes(precision="int4", context=one, kv="bf16"))
         for one in contexts
     ]
+    rates = [plan.prediction.tokens_per_s for plan in plans]
     assert rates == sorted(rates, reverse=True)
 
 
@@ -214,7 +215,7 @@ def test_a_smaller_context_is_never_slower() -> None:
 def test_the_table_of_the_design(name: str, link: float | None, slots: int, rate: float) -> None:
     machine = find_machine(name)
     machine = replace(machine, link_to_gpu=link) if link else machine
-    plan = plan_memory(MODEL, machine, Wishes(precision="int4", context=4096))
+    plan = plan_memory(MODEL, machine, Wishes(precision="int4", context=4096, kv="bf16"))
     assert plan.placement.slots_per_layer == pytest.approx(slots, abs=2)
     assert plan.prediction.tokens_per_s == pytest.approx(rate, rel=0.1)
     assert plan.placement.experts_resident == (slots == 64)
@@ -273,7 +274,7 @@ def test_auto_is_int4_where_nothing_is_fast() -> None:
 
 
 def test_an_int8_cache_has_to_buy_speed() -> None:
-    wishes = Wishes(precision="int4", context=4096, kv_formats=BOTH)
+    wishes = Wishes(precision="int4", context=4096)
     small = plan_memory(MODEL, find_machine("4060"), wishes)
     plain = plan_memory(MODEL, find_machine("4060"), replace(wishes, kv="bf16"))
     assert (small.placement.kv, plain.placement.kv) == ("int8", "bf16")
@@ -282,13 +283,15 @@ def test_an_int8_cache_has_to_buy_speed() -> None:
     assert plan_memory(MODEL, find_machine("4090"), wishes).placement.kv == "bf16"
     only_bf16 = plan_memory(MODEL, find_machine("4060"), replace(wishes, kv_formats=("bf16",)))
     assert only_bf16.placement.kv == "bf16"
+    on_host = plan_memory(MODEL, find_machine("4060"), replace(wishes, device="cpu"))
+    assert on_host.placement.kv == "bf16"  # where there are no slots to buy
 
 
 def test_an_unwished_context_shrinks_but_a_wish_does_not() -> None:
     machine = find_machine("4060")
     sizes = ModelSizes(MODEL, PRESETS["int4"])
     cap = sizes.dense + sizes.kv(4096, "bf16") + sizes.workspace(1024) + 300 * MB
-    wishes = Wishes(device="cuda", precision="int4", gpu_memory=cap)
+    wishes = Wishes(device="cuda", precision="int4", gpu_memory=cap, kv="bf16")
     plan = plan_memory(MODEL, machine, wishes)
     assert 3000 < plan.placement.context < 8192
     with pytest.raises(ResourceError):
@@ -296,7 +299,7 @@ def test_an_unwished_context_shrinks_but_a_wish_does_not() -> None:
 
 
 def test_a_cap_plays_a_smaller_gpu() -> None:
-    wishes = Wishes(precision="int4", context=4096, gpu_memory=7 * GIB)
+    wishes = Wishes(precision="int4", context=4096, gpu_memory=7 * GIB, kv="bf16")
     plan = plan_memory(MODEL, find_machine("H100"), wishes)
     assert plan.placement.slots_per_layer == pytest.approx(20, abs=2)
     assert plan.placement.gpu <= 7 * GIB
@@ -373,7 +376,7 @@ def test_the_nearest_plan_is_a_shorter_context_first() -> None:
     machine = find_machine("4060")
     sizes = ModelSizes(MODEL, PRESETS["int8"])
     cap = sizes.dense + sizes.kv(5000, "bf16") + sizes.workspace(1024) + 100 * MB
-    wishes = Wishes(device="cuda", precision="int8", context=8192, gpu_memory=cap)
+    wishes = Wishes(device="cuda", precision="int8", context=8192, gpu_memory=cap, kv="bf16")
     facts = refusal(MODEL, machine, wishes).params
     assert (facts["nearest_device"], facts["nearest_precision"]) == ("cuda", "int8")
     assert 4000 < int(str(facts["nearest_context"])) < 5000
@@ -477,8 +480,9 @@ def test_budgets_leave_a_margin_and_obey_caps() -> None:
 def test_without_offload_a_model_is_whole_on_one_side(name: str) -> None:
     config, machine = ModelConfig.from_dict(A4_2B), find_machine(name)
     for precision in PRESETS:
-        with_it = plan_memory(config, machine, Wishes(precision=precision))
-        without = plan_memory(config, machine, Wishes(precision=precision, offload=False))
+        wishes = Wishes(precision=precision, kv="bf16")
+        with_it = plan_memory(config, machine, wishes)
+        without = plan_memory(config, machine, replace(wishes, offload=False))
         assert not without.placement.offloads
         if with_it.placement.experts_resident:
             assert without == with_it

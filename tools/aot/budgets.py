@@ -172,9 +172,12 @@ def wide_loads_needed(launch: Launch) -> tuple[int, bool]:
     """(loads of 16 bytes that a thread needs for all of its weights, or keys and values; whether in
     one round of its main loop). With so many there is no narrower load among them."""
     of, kernel, threads = launch.constant, name_of(launch), launch.threads
+    cached = 1 if of.get("INT8") else 2  # bytes
     if kernel == "decode_attention":
-        return 2 * of["BLOCK"] * of["DIM_PADDED"] * 2 // (16 * threads), True
+        return 2 * of["BLOCK"] * of["DIM_PADDED"] * cached // (16 * threads), True
     if kernel == "prefill_attention":
+        if of["INT8"]:  # values come as the product wants them, 16 columns take half the threads
+            return of["BLOCK_N"] * of["WIDE"] // (16 * threads), True
         return 2 * of["BLOCK_N"] * of["DIM"] * 2 // (16 * threads), True
     if kernel == "router":
         return of["TILE"] * of["HIDDEN_PADDED"] * 4 // (16 * threads), False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 from unittest.mock import patch
 
@@ -70,15 +71,16 @@ def recording(target: Target) -> Iterator[list[Launch]]:
 
 def record(target: Target, dtype: torch.dtype, form: WeightFormat) -> list[Launch]:
     """All that a model of the true shape launches, with activations of ``dtype`` and weights of
-    ``form``, for prompts and steps of TOKENS tokens and pasts of LONGEST."""
+    ``form``, for prompts and steps of TOKENS tokens and pasts of LONGEST, in caches of both
+    formats."""
     config = ModelConfig.from_dict({**A4_2B, "num_hidden_layers": 1})
     rotary = Rotary(*(torch.empty(CAPACITY, config.head_dim, device=META) for _ in range(2)))
     with recording(target) as launches:
         decoder = Decoder(
             config, _weights(config, dtype, form), TritonBackend(META), _Table(rotary)
         )
-        for tokens in TOKENS:
-            pool = KVPool(config, CAPACITY, dtype, META, tokens)
+        for tokens, cache in product(TOKENS, (dtype, torch.int8)):
+            pool = KVPool(config, CAPACITY, cache, META, tokens)
             decoder.forward([0] * tokens, KVCache(pool))
             ids = torch.zeros(tokens, dtype=torch.int64, device=META)
             where = torch.zeros(tokens, dtype=torch.int32, device=META)

@@ -34,9 +34,13 @@ def launches(target: Target) -> list[Launch]:
 
 
 def one_tile(versions: Sequence[Launch]) -> list[Launch]:
-    """One version of each kernel, of those with weights one dense and one int4: the last, which is
-    that for the most tokens and so the largest tile."""
-    chosen = {(one.kernel, one.bits): one for one in versions if one.bits != 8}
+    """One version of each kernel, of those with weights one dense and one int4, of those on a cache
+    one for each format: the last, which is that for the most tokens and so the largest tile."""
+    chosen = {
+        (one.kernel, one.bits, one.constant.get("INT8", False)): one
+        for one in versions
+        if one.bits != 8
+    }
     return list(chosen.values())
 
 

@@ -38,6 +38,8 @@ def describe(launch: Launch) -> str:
         parts.append(f"{of['BLOCK']}")
     if of.get("SPLITS", 1) > 1:
         parts.append(f"{of['SPLITS']} splits")
+    if of.get("INT8"):
+        parts.append("int8 cache")
     if of.get("BOTH"):
         parts.append("two parts a slot")
     return ", ".join((*parts, f"{launch.warps} warp{'s' * (launch.warps > 1)}"))

@@ -89,6 +89,7 @@ def bench(
     rounds: Annotated[int | None, _count("--rounds", 1, "help.bench_rounds")] = None,
     device: options.Device = None,
     context: options.Context = None,
+    kv: options.Kv = None,
     threads: options.Threads = None,
     backend: options.Backend = None,
     cuda_graph: options.CudaGraph = None,

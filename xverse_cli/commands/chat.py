@@ -38,6 +38,7 @@ def chat(
     precision: options.Precision = None,
     context: options.Context = None,
     chat_template: options.ChatTemplate = None,
+    kv: options.Kv = None,
     threads: options.Threads = None,
     backend: options.Backend = None,
     cuda_graph: options.CudaGraph = None,

@@ -53,6 +53,7 @@ def doctor(
     device: options.Device = None,
     precision: options.Precision = None,
     context: options.Context = None,
+    kv: options.Kv = None,
     gpu_memory: options.GpuMemory = None,
     cpu_memory: options.CpuMemory = None,
     as_json: options.Json = False,
@@ -108,6 +109,7 @@ def _diagnose(settings: "Settings", gpu: str | None) -> Diagnosis:
         device=settings.device,
         precision=precision,
         context=settings.context,
+        kv=settings.kv,
         gpu_memory=settings.gpu_memory,
         cpu_memory=settings.cpu_memory,
     )

@@ -69,7 +69,8 @@ def next_command(
     if model == DEMO:
         return f"xverse chat --model {DEMO}{wished}"
     named = f" --model {model}"
-    talk = f"xverse chat{named} --precision {precision}{wished}"
+    rounded = " --kv int8" if plan.placement.kv == "int8" else ""  # which nothing does by itself
+    talk = f"xverse chat{named} --precision {precision}{rounded}{wished}"
     try:
         found = find_model(model, precision) if here else None
     except ModelNotFoundError:

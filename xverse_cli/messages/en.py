@@ -60,6 +60,8 @@ TEXTS: dict[str, str] = {
     "help.context": "Most tokens that prompt and reply may have together.",
     "help.chat_template": "Chat format: human-assistant, system-user-assistant, raw,"
     " or a Jinja file.",
+    "help.kv": "What keys and values are kept in: auto, bf16, or int8, which takes half"
+    " the memory.",
     "help.threads": "Processor threads to compute with.",
     "help.backend": "Kernels to compute with: auto, triton (GPU), cpu (packed weights)"
     " or reference (plain torch).",

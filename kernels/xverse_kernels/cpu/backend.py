@@ -15,12 +15,13 @@ from torch import Tensor
 from xverse_kernels.cpu.calls import LANES, add_experts, divides, numbers_of, put_parts
 from xverse_kernels.cpu.extension import native
 from xverse_kernels.cpu.plain import attend_plainly, exact_splits, in_exact_splits
+from xverse_kernels.kv_rows import Int8Rows, Rows
 from xverse_kernels.packing import ExpertBlocks, PackedMatrix
 from xverse_kernels.reference_backend import ReferenceBackend, normed_state
 from xverse_kernels.types import Norm, Projection, Rotary, RoutedTokens, SwigluWeights
 
 LARGEST_HEAD = 256
-CACHE_BITS = {torch.bfloat16: 16, torch.float32: 32}
+CACHE_BITS = {torch.int8: 8, torch.bfloat16: 16, torch.float32: 32}
 
 
 class CpuBackend:
@@ -120,7 +121,7 @@ class CpuBackend:
         return in_exact_splits(some, x.shape[0])
 
     def attend_span(
-        self, qkv: Tensor, rotary: Rotary, keys: Tensor, values: Tensor, sequence: int, past: int
+        self, qkv: Tensor, rotary: Rotary, keys: Rows, values: Rows, sequence: int, past: int
     ) -> Tensor:
         return self._attend(qkv, rotary, keys, values, None, None, sequence, past)
 
@@ -128,8 +129,8 @@ class CpuBackend:
         self,
         qkv: Tensor,
         rotary: Rotary,
-        keys: Tensor,
-        values: Tensor,
+        keys: Rows,
+        values: Rows,
         sequences: Tensor,
         positions: Tensor,
         longest: int,
@@ -140,8 +141,8 @@ class CpuBackend:
         self,
         qkv: Tensor,
         rotary: Rotary,
-        keys: Tensor,
-        values: Tensor,
+        keys: Rows,
+        values: Rows,
         sequences: Tensor | None,
         positions: Tensor | None,
         sequence: int,
@@ -151,8 +152,9 @@ class CpuBackend:
         _, kv_heads, capacity, dim = keys.shape
         tokens, width = qkv.shape
         heads = width // dim - 2 * kv_heads
-        fits = dim % LANES == 0 and dim <= LARGEST_HEAD and keys.dtype in CACHE_BITS
-        whole = keys.is_contiguous() and values.is_contiguous()
+        (k, k_scales), (v, v_scales) = _parts_of(keys), _parts_of(values)
+        fits = dim % LANES == 0 and dim <= LARGEST_HEAD and k.dtype in CACHE_BITS
+        whole = all(one is None or one.is_contiguous() for one in (k, k_scales, v, v_scales))
         if not (fits and whole and qkv.dtype == torch.float32):
             if sequences is None or positions is None:
                 sequences = torch.full((tokens,), sequence)
@@ -164,8 +166,10 @@ class CpuBackend:
             qkv.data_ptr(),
             rotary.cos.data_ptr(),
             rotary.sin.data_ptr(),
-            keys.data_ptr(),
-            values.data_ptr(),
+            k.data_ptr(),
+            v.data_ptr(),
+            0 if k_scales is None else k_scales.data_ptr(),
+            0 if v_scales is None else v_scales.data_ptr(),
             0 if sequences is None else sequences.data_ptr(),
             0 if positions is None else positions.data_ptr(),
             out.data_ptr(),
@@ -174,7 +178,7 @@ class CpuBackend:
             heads,
             kv_heads,
             dim,
-            CACHE_BITS[keys.dtype],
+            CACHE_BITS[k.dtype],
             sequence,
             past,
         )
@@ -269,3 +273,7 @@ class CpuBackend:
 
 def _all_fp32(*tensors: Tensor | None) -> bool:
     return all(one is None or one.dtype == torch.float32 for one in tensors)
+
+
+def _parts_of(rows: Rows) -> tuple[Tensor, Tensor | None]:
+    return rows if isinstance(rows, Int8Rows) else (rows, None)

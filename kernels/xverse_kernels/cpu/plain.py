@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from xverse_kernels import reference
+from xverse_kernels.kv_rows import Rows, read_rows, write_rows
 from xverse_kernels.types import Rotary
 
 MOST_ALONE = 16  # tokens that decoding ever computes at once
@@ -29,8 +30,8 @@ def exact_splits(tokens: int) -> list[slice]:
 def attend_plainly(
     qkv: Tensor,
     rotary: Rotary,
-    keys: Tensor,
-    values: Tensor,
+    keys: Rows,
+    values: Rows,
     sequences: Tensor,
     positions: Tensor,
 ) -> Tensor:
@@ -43,9 +44,10 @@ def attend_plainly(
         heads = qkv[row : row + 1].view(1, -1, dim)
         cos, sin = rotary.cos[place : place + 1], rotary.sin[place : place + 1]
         q = reference.rope(heads[:, : -2 * kv_heads], cos, sin)
-        keys[sequence, :, place] = reference.rope(heads[:, -2 * kv_heads : -kv_heads], cos, sin)[0]
-        values[sequence, :, place] = heads[0, -kv_heads:]
-        seen = slice(0, place + 1)
-        k, v = keys[sequence, :, seen].to(q.dtype), values[sequence, :, seen].to(q.dtype)
+        every, seen = slice(None), slice(place + 1)
+        k = reference.rope(heads[:, -2 * kv_heads : -kv_heads], cos, sin)[0]
+        write_rows(keys, (sequence, every, place), k)
+        write_rows(values, (sequence, every, place), heads[0, -kv_heads:])
+        k, v = (read_rows(one, (sequence, every, seen), q.dtype) for one in (keys, values))
         rows.append(reference.attention(q, k, v, place))
     return torch.cat(rows)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
 
+from xverse_kernels.kv_rows import Int8Rows, Rows, read_rows
 from xverse_kernels.triton.attention_kernels import (
     decode_attention_kernel,
     rotate_and_cache_kernel,
@@ -23,6 +24,7 @@ from xverse_kernels.triton.launch import (
 from xverse_kernels.triton.prefill_kernels import prefill_attention_kernel
 from xverse_kernels.triton.tiles import (
     PREFILL_ATTENTION,
+    PREFILL_ATTENTION_INT8,
     GemmTile,
     attention_tile,
 )
@@ -37,8 +39,8 @@ def attend_each(
     qkv: Tensor,
     cos: Tensor,
     sin: Tensor,
-    keys: Tensor,
-    values: Tensor,
+    keys: Rows,
+    values: Rows,
     positions: Tensor,
     sequences: Tensor,
     workspace: Workspace,
@@ -52,7 +54,8 @@ def attend_each(
         qkv: [T, (heads + 2 kv_heads) * head_dim].
         cos: fp32 [positions, head_dim].
         sin: like cos.
-        keys: [sequences, kv_heads, capacity, head_dim], written at each token's position.
+        keys: [sequences, kv_heads, capacity, head_dim], written at each token's position; int8
+            with scales or the dtype of qkv.
         values: like keys.
         positions: int32 [T], on the device.
         sequences: int32 [T], on the device; no sequence twice.
@@ -63,7 +66,8 @@ def attend_each(
     Returns:
         [T, heads * head_dim].
     """
-    require_rows(qkv, cos, sin, keys, values)
+    (k, k_scales), (v, v_scales) = _parts_of(keys), _parts_of(values)
+    require_rows(qkv, cos, sin, k, v, k_scales, v_scales)
     _, kv_heads, capacity, dim = keys.shape
     tokens = qkv.shape[0]
     heads = qkv.shape[1] // dim - 2 * kv_heads
@@ -78,8 +82,10 @@ def attend_each(
             sequences,
             cos,
             sin,
-            keys,
-            values,
+            k,
+            v,
+            k_scales,
+            v_scales,
             out,
             workspace.partials(tokens * heads * splits * (dim_padded + 2)),
             workspace.counters,
@@ -92,6 +98,7 @@ def attend_each(
             "DIM_PADDED": dim_padded,
             "BLOCK": block,
             "SPLITS": splits,
+            "INT8": k.dtype == torch.int8,
             "PDL": pdl,
         },
         warps=warps,
@@ -101,7 +108,7 @@ def attend_each(
 
 
 def attend_span(
-    qkv: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, past: int
+    qkv: Tensor, cos: Tensor, sin: Tensor, keys: Rows, values: Rows, sequence: int, past: int
 ) -> Tensor:
     """T consecutive tokens of one sequence, ``past`` tokens after its start.
 
@@ -109,36 +116,39 @@ def attend_span(
         qkv: [T, (heads + 2 kv_heads) * head_dim].
         cos: fp32 [positions, head_dim].
         sin: like cos.
-        keys: the sequence's cache [kv_heads, capacity, head_dim], written from ``past`` on.
+        keys: as for `attend_each`, written from ``past`` on.
         values: like keys.
+        sequence: whose cache it is.
         past: cached tokens.
 
     Returns:
         [T, heads * head_dim].
     """
-    require_rows(qkv, cos, sin, keys, values)
-    kv_heads, capacity, dim = keys.shape
+    (k, k_scales), (v, v_scales) = _parts_of(keys), _parts_of(values)
+    require_rows(qkv, cos, sin, k, v, k_scales, v_scales)
+    _, kv_heads, capacity, dim = keys.shape
     tokens = qkv.shape[0]
     heads = qkv.shape[1] // dim - 2 * kv_heads
     q = torch.empty(heads, tokens, dim, dtype=qkv.dtype, device=qkv.device)
     _rotate_and_cache(
         (tokens, -(-(heads + 2 * kv_heads) // ROTATE_HEADS)),
-        (qkv, cos, sin, q, keys, values, past, tokens, capacity),
+        (qkv, cos, sin, q, k, v, k_scales, v_scales, sequence, past, tokens, capacity),
         {
             "HEADS": heads,
             "KV_HEADS": kv_heads,
             "DIM": dim,
             "DIM_PADDED": padded(dim),
             "BLOCK": ROTATE_HEADS,
+            "INT8": k.dtype == torch.int8,
         },
     )
     if not triton_multiplies(qkv.device):
-        return torch_attention(q, keys, values, past)
-    return prefill_attention(q, keys, values, past)
+        return torch_attention(q, keys, values, sequence, past)
+    return prefill_attention(q, keys, values, sequence, past)
 
 
 def prefill_attention(
-    q: Tensor, keys: Tensor, values: Tensor, past: int, *, tile: GemmTile | None = None
+    q: Tensor, keys: Rows, values: Rows, sequence: int, past: int, *, tile: GemmTile | None = None
 ) -> Tensor:
     """Causal attention of rotated queries [heads, T, head_dim] over a cache that has their keys.
 
@@ -146,15 +156,17 @@ def prefill_attention(
         [T, heads * head_dim].
     """
     heads, tokens, dim = q.shape
-    kv_heads, capacity, _ = keys.shape
-    tile = tile or PREFILL_ATTENTION[matrix_unit(q.device)]
+    _, kv_heads, capacity, _ = keys.shape
+    (k, k_scales), (v, v_scales) = _parts_of(keys), _parts_of(values)
+    tiles = PREFILL_ATTENTION_INT8 if k.dtype == torch.int8 else PREFILL_ATTENTION
+    tile = tile or tiles[matrix_unit(q.device)]
     wide = padded(dim) if padded(dim) == dim else padded(dim) // 2
     rest = dim - wide
     narrow = max(16, padded(rest)) if rest else 0
     out = torch.empty(tokens, heads * dim, dtype=q.dtype, device=q.device)
     _prefill_attention(
         (-(-tokens // tile.m), heads),
-        (q, keys, values, out, past, tokens, capacity),
+        (q, k, v, k_scales, v_scales, out, sequence, past, tokens, capacity),
         {
             "HEADS": heads,
             "KV_HEADS": kv_heads,
@@ -163,6 +175,7 @@ def prefill_attention(
             "NARROW": narrow,
             "BLOCK_M": tile.m,
             "BLOCK_N": tile.n,
+            "INT8": k.dtype == torch.int8,
             "DOT": triton_dtype(q.dtype),
         },
         warps=tile.warps,
@@ -171,17 +184,23 @@ def prefill_attention(
     return out
 
 
-def torch_attention(q: Tensor, keys: Tensor, values: Tensor, past: int) -> Tensor:
+def torch_attention(q: Tensor, keys: Rows, values: Rows, sequence: int, past: int) -> Tensor:
     """Like `prefill_attention`, by the fastest of torch's own kernels."""
     heads, tokens, dim = q.shape
     length = past + tokens
     mask = causal_lower_right(tokens, length) if past and tokens > 1 else None
+    seen = (sequence, slice(None), slice(length))
     mixed = F.scaled_dot_product_attention(
         q.unsqueeze(0),
-        keys[None, :, :length],
-        values[None, :, :length],
+        read_rows(keys, seen, q.dtype)[None],
+        read_rows(values, seen, q.dtype)[None],
         attn_mask=mask,
         is_causal=past == 0 and tokens > 1,
-        enable_gqa=heads != keys.shape[0],
+        enable_gqa=heads != keys.shape[1],
     )
     return mixed[0].transpose(0, 1).reshape(tokens, heads * dim)
+
+
+def _parts_of(rows: Rows) -> tuple[Tensor, Tensor]:
+    """Data and scales; plain rows stand for the scales that they do not have."""
+    return rows if isinstance(rows, Int8Rows) else (rows, rows)

@@ -17,12 +17,25 @@ def rotated(row_ptr, cos, sin, column, inside, DIM: tl.constexpr):
     return x * cos + tl.where(column < half, -other, other) * sin
 
 
+@triton.jit
+def in_steps(x, axis: tl.constexpr):
+    """Vectors along an axis as integers and the fp16 scales of them, both fp32, as `to_int8` makes
+    them: one that holds NaN or infinity gets the scale NaN."""
+    largest = tl.max(tl.abs(x), axis=axis, keep_dims=True)
+    scale = (largest / 127.0 + tl.sum(x * 0.0, axis=axis, keep_dims=True)).to(tl.float16)
+    scale = scale.to(tl.float32)
+    usable = (scale > 0) & (scale <= 65504.0)
+    q = tl.where(usable, x * (1.0 / tl.where(usable, scale, 1.0)), 0.0)
+    q = tl.minimum(tl.maximum(q, -127.0), 127.0)
+    return (q + 12582912.0) - 12582912.0, scale  # to the nearest integer, ties to even
+
+
 @triton.jit(do_not_specialize=["capacity"])
 def decode_attention_kernel(
-    qkv_ptr, positions_ptr, sequences_ptr, cos_ptr, sin_ptr, k_ptr, v_ptr, out_ptr, partial_ptr,
-    counter_ptr, capacity,
+    qkv_ptr, positions_ptr, sequences_ptr, cos_ptr, sin_ptr, k_ptr, v_ptr, k_scale_ptr,
+    v_scale_ptr, out_ptr, partial_ptr, counter_ptr, capacity,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr, DIM_PADDED: tl.constexpr,
-    BLOCK: tl.constexpr, SPLITS: tl.constexpr, PDL: tl.constexpr,
+    BLOCK: tl.constexpr, SPLITS: tl.constexpr, INT8: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """One token of one sequence, one query head, a part of its past.
 
@@ -32,7 +45,8 @@ def decode_attention_kernel(
     positions. The last split to finish joins them all, in the order of their numbers.
 
     qkv [T, (HEADS + 2 KV_HEADS) * DIM]; positions, sequences int32 [T]; cos, sin fp32
-    [positions, DIM]; caches [sequences, KV_HEADS, capacity, DIM]; out [T, HEADS * DIM].
+    [positions, DIM]; caches [sequences, KV_HEADS, capacity, DIM], with INT8 their scales fp16
+    [sequences, KV_HEADS, capacity]; out [T, HEADS * DIM].
     """
     token, head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     if PDL:
@@ -62,16 +76,26 @@ def decode_attention_kernel(
     weight = tl.zeros((BLOCK, 1), tl.float32)
     mixed = tl.zeros((BLOCK, DIM_PADDED), tl.float32)
     place = (cache_row + first + lane) * DIM + columns
+    if INT8:
+        k_steps = k_scale_ptr + cache_row + first + lane
+        v_steps = v_scale_ptr + cache_row + first + lane
     for start in range(first, last, BLOCK):
         valid = start + lane < last
         readable = valid & (columns < DIM)
         k = tl.load(k_ptr + place, mask=readable, other=0.0).to(tl.float32)
         v = tl.load(v_ptr + place, mask=readable, other=0.0).to(tl.float32)
-        scores = tl.where(valid, tl.sum(query * k, axis=1, keep_dims=True), LOWEST)
+        scores = tl.sum(query * k, axis=1, keep_dims=True)
+        if INT8:
+            scores *= tl.load(k_steps, mask=valid, other=0.0).to(tl.float32)
+        scores = tl.where(valid, scores, LOWEST)
         higher = tl.maximum(highest, scores)
         shrink = tl.exp2(highest - higher)
         p = tl.where(valid, tl.exp2(scores - higher), 0.0)
         weight = weight * shrink + p
+        if INT8:
+            p *= tl.load(v_steps, mask=valid, other=0.0).to(tl.float32)
+            k_steps += BLOCK
+            v_steps += BLOCK
         mixed = mixed * shrink + p * v
         highest = higher
         place += BLOCK * DIM
@@ -81,14 +105,24 @@ def decode_attention_kernel(
     value = tl.zeros((DIM_PADDED,), tl.float32)
     if split == 0:
         key = rotated(row + (HEADS + kv_head) * DIM, cos, sin, column, inside, DIM)
+        value = tl.load(row + (HEADS + KV_HEADS + kv_head) * DIM + column, mask=inside, other=0.0)
+        newest_row = (cache_row + position) * DIM + column
+        if INT8:
+            key, k_scale = in_steps(key, 0)
+            value, v_scale = in_steps(value.to(tl.float32), 0)
+            if head % group == 0:
+                one = cache_row + position + tl.arange(0, 1)
+                tl.store(k_scale_ptr + one, k_scale.to(tl.float16))
+                tl.store(v_scale_ptr + one, v_scale.to(tl.float16))
         key = key.to(k_ptr.dtype.element_ty)
-        stored = tl.load(row + (HEADS + KV_HEADS + kv_head) * DIM + column, mask=inside, other=0.0)
+        stored = value.to(v_ptr.dtype.element_ty)
         if head % group == 0:
-            newest_row = (cache_row + position) * DIM + column
             tl.store(k_ptr + newest_row, key, mask=inside)
             tl.store(v_ptr + newest_row, stored, mask=inside)
-        value = stored.to(tl.float32)
-        newest = tl.sum(q * key.to(tl.float32), axis=0)
+        key, value = key.to(tl.float32), value.to(tl.float32)
+        if INT8:
+            key, value = key * k_scale, value * v_scale
+        newest = tl.sum(q * key, axis=0)
         top = tl.maximum(top, newest)
     shrink = tl.exp2(highest - top)
     p = tl.where(split == 0, tl.exp2(newest - top), 0.0)
@@ -120,15 +154,16 @@ def decode_attention_kernel(
             tl.store(out, result.to(out_ptr.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["past", "tokens", "capacity"])
+@triton.jit(do_not_specialize=["sequence", "past", "tokens", "capacity"])
 def rotate_and_cache_kernel(
-    qkv_ptr, cos_ptr, sin_ptr, q_ptr, k_ptr, v_ptr, past, tokens, capacity,
+    qkv_ptr, cos_ptr, sin_ptr, q_ptr, k_ptr, v_ptr, k_scale_ptr, v_scale_ptr, sequence,
+    past, tokens, capacity,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr, DIM_PADDED: tl.constexpr,
-    BLOCK: tl.constexpr,
+    BLOCK: tl.constexpr, INT8: tl.constexpr,
 ):  # fmt: skip
     """For many tokens of one sequence: rotated queries [HEADS, T, DIM], keys and values cached.
 
-    Grid: tokens, (HEADS + 2 KV_HEADS) / BLOCK. Caches: of the sequence, [KV_HEADS, capacity, DIM].
+    Grid: tokens, (HEADS + 2 KV_HEADS) / BLOCK. Caches as for `decode_attention_kernel`.
     """
     half: tl.constexpr = DIM // 2
     total: tl.constexpr = HEADS + 2 * KV_HEADS
@@ -146,9 +181,18 @@ def rotate_and_cache_kernel(
     x = stored.to(tl.float32) * cos + tl.where(column < half, -other, other) * sin
     q_at = (head * tokens + token).to(tl.int64) * DIM + column
     tl.store(q_ptr + q_at, x.to(q_ptr.dtype.element_ty), mask=inside & (head < HEADS))
-    kv_row = (head - HEADS).to(tl.int64) * capacity * DIM
+    first = sequence.to(tl.int64) * KV_HEADS
+    key_line = (first + head - HEADS) * capacity
+    value_line = (first + head - HEADS - KV_HEADS) * capacity
     is_key = (head >= HEADS) & (head < HEADS + KV_HEADS)
-    tl.store(k_ptr + kv_row + place, x.to(k_ptr.dtype.element_ty), mask=inside & is_key)
-    v_row = (head - HEADS - KV_HEADS).to(tl.int64) * capacity * DIM
-    is_value = head >= HEADS + KV_HEADS
-    tl.store(v_ptr + v_row + place, stored.to(v_ptr.dtype.element_ty), mask=inside & is_value)
+    is_value = (head >= HEADS + KV_HEADS) & (head < total)
+    value = stored
+    if INT8:
+        x, x_scale = in_steps(x, 1)
+        value, value_scale = in_steps(stored.to(tl.float32), 1)
+        at = past + token
+        tl.store(k_scale_ptr + key_line + at, x_scale.to(tl.float16), mask=is_key)
+        tl.store(v_scale_ptr + value_line + at, value_scale.to(tl.float16), mask=is_value)
+    k_at, v_at = k_ptr + key_line * DIM + place, v_ptr + value_line * DIM + place
+    tl.store(k_at, x.to(k_ptr.dtype.element_ty), mask=inside & is_key)
+    tl.store(v_at, value.to(v_ptr.dtype.element_ty), mask=inside & is_value)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from xverse_kernels.kv_rows import Rows
 from xverse_kernels.packing import ExpertBlocks, PackedMatrix
 from xverse_kernels.triton import attention, experts, linear, parts
 from xverse_kernels.triton.launch import Workspace, supports_pdl
@@ -68,18 +69,16 @@ class TritonBackend:
         return y if out_dtype is None else y.to(out_dtype)
 
     def attend_span(
-        self, qkv: Tensor, rotary: Rotary, keys: Tensor, values: Tensor, sequence: int, past: int
+        self, qkv: Tensor, rotary: Rotary, keys: Rows, values: Rows, sequence: int, past: int
     ) -> Tensor:
-        return attention.attend_span(
-            qkv, rotary.cos, rotary.sin, keys[sequence], values[sequence], past
-        )
+        return attention.attend_span(qkv, rotary.cos, rotary.sin, keys, values, sequence, past)
 
     def attend_each(
         self,
         qkv: Tensor,
         rotary: Rotary,
-        keys: Tensor,
-        values: Tensor,
+        keys: Rows,
+        values: Rows,
         sequences: Tensor,
         positions: Tensor,
         longest: int,

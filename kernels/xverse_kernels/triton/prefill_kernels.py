@@ -14,17 +14,18 @@ def load_part(base, row, row_ok, first: tl.constexpr, SIZE: tl.constexpr, DIM: t
     return tl.load(at, mask=row_ok[:, None] & (column < DIM)[None, :], other=0.0)
 
 
-@triton.jit(do_not_specialize=["past", "tokens", "capacity"])
+@triton.jit(do_not_specialize=["sequence", "past", "tokens", "capacity"])
 def prefill_attention_kernel(
-    q_ptr, k_ptr, v_ptr, out_ptr, past, tokens, capacity,
+    q_ptr, k_ptr, v_ptr, k_scale_ptr, v_scale_ptr, out_ptr, sequence, past, tokens, capacity,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr, WIDE: tl.constexpr,
-    NARROW: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, DOT: tl.constexpr,
+    NARROW: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, INT8: tl.constexpr,
+    DOT: tl.constexpr,
 ):  # fmt: skip
     """BLOCK_M tokens of one head. Grid: tokens / BLOCK_M, heads.
 
     A head of 80 is taken as WIDE 64 and NARROW 16 columns rather than padded to 128.
-    q [HEADS, T, DIM], rotated; caches [KV_HEADS, capacity, DIM] with the new tokens in them;
-    out [T, HEADS * DIM].
+    q [HEADS, T, DIM], rotated; caches [sequences, KV_HEADS, capacity, DIM] with the new tokens in
+    them, with INT8 their scales fp16 [sequences, KV_HEADS, capacity]; out [T, HEADS * DIM].
     """
     # the last tokens see most positions: they begin first
     tile = tl.num_programs(0) - 1 - tl.program_id(0)
@@ -32,7 +33,8 @@ def prefill_attention_kernel(
     row = tile * BLOCK_M + tl.arange(0, BLOCK_M)
     row_ok = row < tokens
     q_base = q_ptr + head.to(tl.int64) * tokens * DIM
-    kv = (head // (HEADS // KV_HEADS)).to(tl.int64) * capacity * DIM
+    line = (sequence.to(tl.int64) * KV_HEADS + head // (HEADS // KV_HEADS)) * capacity
+    kv = line * DIM
     q = load_part(q_base, row, row_ok, 0, WIDE, DIM).to(DOT)
     top = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     total = tl.zeros((BLOCK_M,), tl.float32)
@@ -51,7 +53,11 @@ def prefill_attention_kernel(
         if NARROW > 0:
             k_rest = load_part(k_ptr + kv, place, place_ok, WIDE, NARROW, DIM).to(DOT)
             scores = tl.dot(q_rest, tl.trans(k_rest), scores)
-        scores *= scale
+        if INT8:
+            steps = tl.load(k_scale_ptr + line + place, mask=place_ok, other=0.0).to(tl.float32)
+            scores *= (steps * scale)[None, :]
+        else:
+            scores *= scale
         if start + BLOCK_N > seen_by_all:
             future = place[None, :] > past + row[:, None]
             scores = tl.where(future, float("-inf"), scores)
@@ -59,6 +65,9 @@ def prefill_attention_kernel(
         shrink = tl.exp2(top - higher)
         p = tl.exp2(scores - higher[:, None])
         total = total * shrink + tl.sum(p, axis=1)
+        if INT8:
+            steps = tl.load(v_scale_ptr + line + place, mask=place_ok, other=0.0).to(tl.float32)
+            p *= steps[None, :]
         p = p.to(DOT)
         v = load_part(v_ptr + kv, place, place_ok, 0, WIDE, DIM).to(DOT)
         mixed = tl.dot(p, v, mixed * shrink[:, None])

@@ -105,6 +105,11 @@ PREFILL_ATTENTION: dict[MatrixUnit, GemmTile] = {
     "mma": GemmTile(m=64, n=64, k=0, warps=4, stages=2),
     "wmma": GemmTile(m=64, n=32, k=0, warps=8, stages=2),
 }
+# Keys and values in int8 become floats in registers, which single warps have too few of.
+PREFILL_ATTENTION_INT8: dict[MatrixUnit, GemmTile] = {
+    **PREFILL_ATTENTION,
+    "mma": GemmTile(m=64, n=32, k=0, warps=4, stages=2),
+}
 
 DENSE_LARGE: Choice = (
     (32, GemmTile(32, 128, 64, 4, 4)),

@@ -61,6 +61,7 @@ extern const Form forms[FORMS];
 const char *form_name(Form form);
 int is_integer(Form form);
 double from_bf16(uint16_t bits);
+double from_fp16(uint16_t bits);
 uint16_t nearest_bf16(double value);
 Plain random_plain(Form form, int rows, int columns, double size);
 double *plain_values(const Plain *plain); /* [rows, columns] */

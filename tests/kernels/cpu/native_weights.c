@@ -27,7 +27,7 @@ uint16_t nearest_bf16(double value) {
     return (uint16_t)(below + (below & 1));
 }
 
-static double from_fp16(uint16_t bits) {
+double from_fp16(uint16_t bits) {
     int exponent = bits >> 10 & 31, mantissa = bits & 1023;
     double size = exponent ? ldexp(1024 + mantissa, exponent - 25) : ldexp(mantissa, -24);
     return bits & 0x8000 ? -size : size;

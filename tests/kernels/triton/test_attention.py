@@ -16,8 +16,9 @@ from tests.kernels.triton.interpreter import (
     randn,
     relative_error,
 )
+from xverse_kernels.kv_rows import Int8Rows, Rows, read_rows, to_int8
 from xverse_kernels.reference_backend import ReferenceBackend
-from xverse_kernels.triton.attention import attend_each, attend_span
+from xverse_kernels.triton.attention import attend_each, attend_span, torch_attention
 from xverse_kernels.triton.launch import Workspace
 from xverse_kernels.types import Rotary
 
@@ -56,8 +57,16 @@ class Case:
             self.values[sequence, :, :past] = randn(*filled, seed=2 * sequence + 1).to(dtype)
         self.sequences = torch.tensor(list(pasts), dtype=torch.int32)
         self.positions = torch.tensor(list(pasts.values()), dtype=torch.int32)
-        self.wide_keys = self.keys.to(torch.float32, copy=True)
-        self.wide_values = self.values.to(torch.float32, copy=True)
+        self.wide_keys: Rows = self.keys.to(torch.float32, copy=True)
+        self.wide_values: Rows = self.values.to(torch.float32, copy=True)
+
+    def in_int8(self) -> Case:
+        """The same in int8; the reference gets a cache like it."""
+        for name in ("keys", "values"):
+            rows = to_int8(getattr(self, name))
+            setattr(self, name, Int8Rows(*map(guarded, rows)))
+            setattr(self, f"wide_{name}", Int8Rows(*(one.clone() for one in rows)))
+        return self
 
     def expect_each(self) -> Tensor:
         """The reference in fp32; it fills the wide caches."""
@@ -85,8 +94,12 @@ class Case:
 
     def check_caches(self) -> None:
         """They hold what the reference's hold, and NaN in all other places."""
-        limit = 8e-3 if self.keys.dtype == torch.bfloat16 else 1e-3
+        limit = 8e-3 if self.qkv.dtype == torch.bfloat16 else 1e-3
         for ours, theirs in ((self.keys, self.wide_keys), (self.values, self.wide_values)):
+            if isinstance(ours, Int8Rows):
+                assert (ours.integers.int() - theirs.integers).abs().max() <= 1
+                assert torch.allclose(ours.scales, theirs.scales, rtol=1.5e-3, equal_nan=True)
+                continue
             assert torch.allclose(ours.float(), theirs, atol=limit, rtol=limit, equal_nan=True)
 
 
@@ -146,10 +159,109 @@ def test_a_stretch_of_tokens(
     expected = ReferenceBackend().attend_span(
         case.qkv.float(), case.rotary, case.wide_keys, case.wide_values, 1, past
     )
-    actual = attend_span(case.qkv, *case.rotary, case.keys[1], case.values[1], past)
+    actual = attend_span(case.qkv, *case.rotary, case.keys, case.values, 1, past)
     assert actual.dtype == dtype
     assert relative_error(actual, expected) < 2 * LIMITS[dtype]
     case.check_caches()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", FLOATS, ids=name_of)
+def test_a_token_each_with_an_int8_cache(
+    shape: tuple[int, int, int], dtype: torch.dtype, workspace: Workspace
+) -> None:
+    case = Case(shape, 64, {5: 63, 2: 0, 0: 31, 4: 32, 3: 1}, dtype, sequences=7).in_int8()
+    expected = case.expect_each()
+    actual = case.each(workspace, ONE_PART)
+    assert actual.dtype == dtype
+    # an integer of the newest key or value may be rounded the other way
+    assert relative_error(actual, expected) < max(LIMITS[dtype], 1e-4)
+    case.check_caches()
+
+
+@pytest.mark.parametrize(
+    ("longest", "pasts"), [(EIGHT_PARTS, {0: 255, 2: 257}), (ALL_PARTS, {1: 523})]
+)
+def test_an_int8_past_in_parts(longest: int, pasts: dict[int, int], workspace: Workspace) -> None:
+    case = Case((2, 1, 80), max(pasts.values()) + 1, pasts).in_int8()
+    expected = case.expect_each()
+    assert relative_error(case.each(workspace, longest), expected) < 1e-4
+    case.check_caches()
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (16, 4, 64)])
+@pytest.mark.parametrize("dtype", HALF_AND_FULL, ids=name_of)
+@pytest.mark.parametrize(("past", "tokens"), [(0, 17), (5, 1), (30, 3)])
+def test_a_stretch_of_tokens_with_an_int8_cache(
+    shape: tuple[int, int, int], dtype: torch.dtype, past: int, tokens: int
+) -> None:
+    case = Case(shape, past + tokens + 1, {1: past}, dtype, tokens=tokens, sequences=3).in_int8()
+    expected = ReferenceBackend().attend_span(
+        case.qkv.float(), case.rotary, case.wide_keys, case.wide_values, 1, past
+    )
+    actual = attend_span(case.qkv, *case.rotary, case.keys, case.values, 1, past)
+    assert actual.dtype == dtype
+    assert relative_error(actual, expected) < max(2 * LIMITS[dtype], 1e-4)
+    case.check_caches()
+
+
+def test_prompts_and_tokens_fill_an_int8_cache_alike(workspace: Workspace) -> None:
+    """So that a cache can be continued, or filled anew, wherever it was cut."""
+    whole = Case((4, 2, 80), 12, {0: 0}, tokens=9).in_int8()
+    together = attend_span(whole.qkv, *whole.rotary, whole.keys, whole.values, 0, 0)
+    single = Case((4, 2, 80), 12, {0: 0}, tokens=9).in_int8()
+    for row in range(9):
+        actual = attend_each(
+            single.qkv[row : row + 1],
+            *single.rotary,
+            single.keys,
+            single.values,
+            torch.tensor([row], dtype=torch.int32),
+            torch.zeros(1, dtype=torch.int32),
+            workspace,
+            longest=ONE_PART,
+        )
+        assert relative_error(actual, together[row : row + 1]) < 3e-6
+    for ours, theirs in ((single.keys, whole.keys), (single.values, whole.values)):
+        assert torch.equal(ours.integers[:, :, :9], theirs.integers[:, :, :9])
+        assert torch.equal(ours.scales[:, :, :9], theirs.scales[:, :, :9])
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, of the interpreter
+@pytest.mark.parametrize("part", ["key", "value"])
+@pytest.mark.parametrize("value", [NAN, float("inf")])
+def test_what_is_not_finite_stays_so_in_int8(part: str, value: float, workspace: Workspace) -> None:
+    """Whoever sees it gets NaN, in a prompt also who shares its tile; zeros stay zeros."""
+    case = Case((2, 2, 64), 8, {0: 0}, tokens=5).in_int8()
+    case.qkv[2, {"key": 2, "value": 4}[part] * 64 + 5] = value
+    case.qkv[1, 128:] = 0
+    out = attend_span(case.qkv, *case.rotary, case.keys, case.values, 0, 0)
+    assert out[2:, :64].isnan().all()
+    assert out[:, 64:].isfinite().all()
+    assert not case.keys.integers[0, :, 1].any()
+    assert not case.keys.scales[0, :, 1].any()
+    again = attend_each(
+        case.qkv[2:3],
+        *case.rotary,
+        case.keys,
+        case.values,
+        torch.tensor([2], dtype=torch.int32),
+        torch.zeros(1, dtype=torch.int32),
+        workspace,
+        longest=ONE_PART,
+    )
+    assert again[0, :64].isnan().all()
+    assert again[0, 64:].isfinite().all()
+
+
+def test_torchs_attention_reads_int8() -> None:
+    case = Case((4, 2, 80), 12, {0: 5}, tokens=3).in_int8()
+    q = randn(4, 3, 80)
+    rows = case.keys, case.values
+    for one in rows:
+        one.scales[0, :, 5:8], one.integers[0, :, 5:8] = 0.01, 50
+    wide = (read_rows(one, (slice(None),), q.dtype) for one in rows)
+    assert torch.equal(torch_attention(q, *rows, 0, 5), torch_attention(q, *wide, 0, 5))
 
 
 @pytest.mark.parametrize("which", ["qkv", "keys", "values"])
@@ -161,4 +273,4 @@ def test_rows_with_gaps_are_refused(which: str, workspace: Workspace) -> None:
     with pytest.raises(ValueError, match=r"call \.contiguous\(\) first"):
         case.each(workspace, ONE_PART)
     with pytest.raises(ValueError, match=r"call \.contiguous\(\) first"):
-        attend_span(case.qkv, *case.rotary, case.keys[0], case.values[0], 3)
+        attend_span(case.qkv, *case.rotary, case.keys, case.values, 0, 3)

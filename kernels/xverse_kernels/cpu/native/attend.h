@@ -1,6 +1,9 @@
 /* Causal attention over the cache with the online softmax of Milakov and Gimelshein 2018, in
  * blocks of 64 positions counted from the start of the sequence: so a query meets the same sums in
- * the same order whichever queries share its tile. */
+ * the same order whichever queries share its tile.
+ *
+ * The cache is bf16, fp32, or int8 with one fp16 scale for the key or value of a head and token. A
+ * scale is met once, by the score of its key or by the weight of its value. */
 
 enum { KEYS = 64, MOST_DIM = 256, DIM_VECTORS = MOST_DIM / 16 };
 
@@ -12,7 +15,7 @@ typedef struct {
 
 INLINE size_t cache_row(const Attend *call, int sequence, int head, int64_t position) {
     int64_t line = (int64_t)sequence * call->kv_heads + head;
-    return (size_t)((line * call->capacity + position) * call->dim);
+    return (size_t)(line * call->capacity + position);
 }
 
 INLINE int position_of(const Attend *call, int token) {
@@ -24,8 +27,9 @@ INLINE int sequence_of(const Attend *call, int token) {
 }
 
 INLINE vf cache_load(const void *rows, int bits, size_t place) {
-    return bits == 16 ? vf_load_bf16((const uint16_t *)rows + place)
-                      : vf_load((const float *)rows + place);
+    return bits == 8    ? vf_load_int8((const int8_t *)rows + place)
+           : bits == 16 ? vf_load_bf16((const uint16_t *)rows + place)
+                        : vf_load((const float *)rows + place);
 }
 
 /* Rounds to the nearest bf16, ties to even; NaN stays NaN. */
@@ -36,8 +40,52 @@ INLINE uint16_t to_bf16(float x) {
     return (uint16_t)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
 }
 
-INLINE void cache_store(void *rows, int bits, size_t place, const float *x, int dim) {
-    if (bits == 32) memcpy((float *)rows + place, x, (size_t)dim * 4);
+/* The nearest fp16 of what is not negative, ties to even; infinite beyond its range, and of NaN. */
+INLINE uint16_t to_fp16(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    if (bits >= 0x47800000) return 0x7C00;
+    if (bits < 0x38800000) return (uint16_t)rintf(x * 0x1p24f);
+    return (uint16_t)((bits - 0x38000000 + 0xFFF + (bits >> 13 & 1)) >> 13);
+}
+
+/* Up to 64 fp16 scales; zeros behind them. */
+INLINE void load_scales(const uint16_t *scales, int count, float *out) {
+    for (int i = 0; i < count; i += 16) {
+        uint8_t line[32] = {0};
+        memcpy(line, scales + i, (size_t)(count - i < 16 ? count - i : 16) * 2);
+        vf_store(out + i, vf_load_fp16(line));
+    }
+}
+
+/* A row in steps of its largest magnitude over 127, as fp16 has it. What holds NaN or infinity, or is
+ * beyond fp16, gets an infinite scale, and zeros times that are NaN. */
+static void store_int8(int8_t *row, uint16_t *scale, const float *x, int dim) {
+    vi most = vi_set(0);
+    for (int d = 0; d < dim; d += 16)
+        most = vi_max(most, vi_and(vf_bits(vf_load(x + d)), vi_set(0x7FFFFFFF)));
+    int32_t bits = vi_reduce_max(most);
+    float largest, step[16];
+    memcpy(&largest, &bits, 4);
+    *scale = to_fp16(largest / 127.0f);
+    load_scales(scale, 1, step);
+    if (!(step[0] > 0.0f && step[0] <= 65504.0f)) {
+        memset(row, 0, (size_t)dim);
+        return;
+    }
+    vf inverse = vf_set(1.0f / step[0]), end = vf_set(127.0f);
+    for (int d = 0; d < dim; d += 16) {
+        vf q = vf_mul(vf_load(x + d), inverse);
+        vi_store_bytes(row + d, vf_round(vf_min(vf_max(q, vf_set(-127.0f)), end)));
+    }
+}
+
+/* A token's key or value to row `row`. */
+INLINE void cache_store(void *rows, uint16_t *scales, int bits, size_t row, const float *x,
+                        int dim) {
+    const size_t place = row * (size_t)dim;
+    if (bits == 8) store_int8((int8_t *)rows + place, scales + row, x, dim);
+    else if (bits == 32) memcpy((float *)rows + place, x, (size_t)dim * 4);
     else
         for (int d = 0; d < dim; d++) ((uint16_t *)rows)[place + (size_t)d] = to_bf16(x[d]);
 }
@@ -66,9 +114,9 @@ static void rotate_and_store(const AttendWork *work, int token, int head) {
                work->queries + ((size_t)token * (size_t)call->heads + (size_t)q) * d);
     float key[MOST_DIM];
     rotate(line + (size_t)(call->heads + head) * d, cos, sin, dim, 1.0f, key);
-    size_t place = cache_row(call, sequence_of(call, token), head, position);
-    cache_store(call->keys, call->cache_bits, place, key, dim);
-    cache_store(call->values, call->cache_bits, place,
+    size_t row = cache_row(call, sequence_of(call, token), head, position);
+    cache_store(call->keys, call->key_scales, call->cache_bits, row, key, dim);
+    cache_store(call->values, call->value_scales, call->cache_bits, row,
                 line + (size_t)(call->heads + call->kv_heads + head) * d, dim);
 }
 
@@ -154,6 +202,15 @@ INLINE void mix(const Attend *call, int vectors, size_t row, int first, int keys
     }
 }
 
+/* What 64 integers of each query meet, times the scales of their rows. */
+INLINE void times_scales(const uint16_t *scales, int keys, int count, float (*p)[KEYS]) {
+    float of_keys[KEYS] = {0};
+    load_scales(scales, keys, of_keys);
+    UNROLL for (int q = 0; q < count; q++)
+        for (int i = 0; i < KEYS; i += 16)
+            vf_store(p[q] + i, vf_mul(vf_load(p[q] + i), vf_load(of_keys + i)));
+}
+
 /* Queries of one KV head of one sequence; the last one sees most. */
 INLINE void attend_tile(const Attend *call, int vectors, int sequence, int head, Query *queries,
                         int count) {
@@ -167,11 +224,13 @@ INLINE void attend_tile(const Attend *call, int vectors, int sequence, int head,
     }
     for (int first = 0; first < end; first += KEYS) {
         int keys = end - first < KEYS ? end - first : KEYS;
-        size_t row = cache_row(call, sequence, head, first);
-        score(call, vectors, row, keys, queries, count, p);
+        size_t row = cache_row(call, sequence, head, first), place = row * (size_t)call->dim;
+        score(call, vectors, place, keys, queries, count, p);
+        if (call->cache_bits == 8) times_scales(call->key_scales + row, keys, count, p);
         UNROLL for (int q = 0; q < count; q++)
             if (queries[q].limit > first) soften(&queries[q], vectors, first, p[q]);
-        mix(call, vectors, row, first, keys, queries, count, p);
+        if (call->cache_bits == 8) times_scales(call->value_scales + row, keys, count, p);
+        mix(call, vectors, place, first, keys, queries, count, p);
     }
     for (int q = 0; q < count; q++)
         for (int v = 0; v < vectors; v++)

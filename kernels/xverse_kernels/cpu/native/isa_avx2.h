@@ -55,6 +55,10 @@ INLINE __m256 half_bf16(const uint16_t *p) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
 }
 INLINE vf vf_load_bf16(const uint16_t *p) { return (vf){half_bf16(p), half_bf16(p + 8)}; }
+INLINE __m256 half_int8(const int8_t *p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+}
+INLINE vf vf_load_int8(const int8_t *p) { return (vf){half_int8(p), half_int8(p + 8)}; }
 INLINE vf vf_load_fp16(const uint8_t *p) {
     return (vf){_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)),
                 _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 16)))};

@@ -46,6 +46,14 @@ EACH(vi, vi_high_nibbles, (vi a),
 EACH(vi, vi_packed_bytes, (vi a),
      vreinterpretq_s32_u8(veorq_u8(vreinterpretq_u8_s32(a.v[i]), vdupq_n_u8(0x80))))
 
+INLINE vf vf_load_int8(const int8_t *p) {
+    int8x16_t bytes = vld1q_s8(p);
+    int16x8_t low = vmovl_s8(vget_low_s8(bytes)), high = vmovl_s8(vget_high_s8(bytes));
+    return (vf){{vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))),
+                 vcvtq_f32_s32(vmovl_s16(vget_high_s16(low))),
+                 vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))),
+                 vcvtq_f32_s32(vmovl_s16(vget_high_s16(high)))}};
+}
 INLINE void vf_store(float *p, vf a) { QUARTERS vst1q_f32(p + 4 * i, a.v[i]); }
 /* The first `count` lanes of a, the others of b. */
 INLINE vf vf_first(int count, vf a, vf b) {

@@ -18,6 +18,7 @@ enum { INT8_OFFSET = 0 };
     }
 EACH(vf, vf_load, (const float *p), p[i])
 EACH(vf, vf_set, (float a), a)
+EACH(vf, vf_load_int8, (const int8_t *p), (float)p[i])
 EACH(vf, vf_add, (vf a, vf b), a.v[i] + b.v[i])
 EACH(vf, vf_sub, (vf a, vf b), a.v[i] - b.v[i])
 EACH(vf, vf_mul, (vf a, vf b), a.v[i] * b.v[i])
@@ -47,7 +48,8 @@ INLINE vf vf_load_bf16(const uint16_t *p) {
     LANES out.v[i] = (int32_t)((uint32_t)p[i] << 16);
     return vf_from_bits(out);
 }
-/* fp16 has no type in C11: exponent and mantissa are moved, and 2^112 makes up for the bias. */
+/* fp16 has no type in C11: exponent and mantissa are moved, and 2^112 makes up for the bias; what is
+ * not finite is given the largest exponent again. */
 INLINE vf vf_load_fp16(const uint8_t *p) {
     vf out;
     LANES {
@@ -58,7 +60,7 @@ INLINE vf vf_load_fp16(const uint8_t *p) {
         memcpy(&magnitude, &bits, 4);
         magnitude *= 0x1p112f;
         memcpy(&bits, &magnitude, 4);
-        bits |= sign;
+        bits |= sign | ((half & 0x7C00) == 0x7C00 ? 0x7F800000u : 0);
         memcpy(&out.v[i], &bits, 4);
     }
     return out;

@@ -101,15 +101,16 @@ static PyObject *py_route(PyObject *self, PyObject *const *args, Py_ssize_t give
     return finish(failed);
 }
 
-/* attend(qkv, cos, sin, keys, values, sequences, positions, out, capacity, tokens, heads,
- *        kv_heads, dim, cache_bits, sequence, past) */
+/* attend(qkv, cos, sin, keys, values, key_scales, value_scales, sequences, positions, out, capacity,
+ *        tokens, heads, kv_heads, dim, cache_bits, sequence, past) */
 static PyObject *py_attend(PyObject *self, PyObject *const *args, Py_ssize_t given) {
     (void)self;
-    int64_t n[16];
-    if (read_numbers(args, given, 16, n)) return NULL;
+    int64_t n[18];
+    if (read_numbers(args, given, 18, n)) return NULL;
     Attend call = {ADDRESS(n[0]), ADDRESS(n[1]), ADDRESS(n[2]), ADDRESS(n[3]), ADDRESS(n[4]),
-                   ADDRESS(n[5]), ADDRESS(n[6]), ADDRESS(n[7]), n[8], (int)n[9], (int)n[10],
-                   (int)n[11], (int)n[12], (int)n[13], (int)n[14], (int)n[15]};
+                   ADDRESS(n[5]), ADDRESS(n[6]), ADDRESS(n[7]), ADDRESS(n[8]), ADDRESS(n[9]),
+                   n[10], (int)n[11], (int)n[12], (int)n[13], (int)n[14], (int)n[15], (int)n[16],
+                   (int)n[17]};
     int failed;
     Py_BEGIN_ALLOW_THREADS
     failed = chosen->attend(&call);

@@ -59,7 +59,8 @@ typedef struct {
 /* Rotates queries and keys, writes keys and values, attends causally. */
 typedef struct {
     const float *qkv, *cos, *sin; /* [T, (heads + 2 kv_heads) * D], [positions, D] */
-    void *keys, *values;          /* [sequences, kv_heads, capacity, D], bf16 or fp32 */
+    void *keys, *values;          /* [sequences, kv_heads, capacity, D], bf16, fp32 or int8 */
+    uint16_t *key_scales, *value_scales; /* of int8: fp16 [sequences, kv_heads, capacity] */
     const int32_t *sequences, *positions; /* [T], or NULL: consecutive tokens */
     float *out;                           /* [T, heads * D] */
     int64_t capacity;
