@@ -150,7 +150,7 @@ def test_what_cannot_run_is_told_with_the_nearest_plan(cli: Cli, tmp_path: Path)
     assert result.code == 5
     assert result.stdout.decode().count("does not fit") == 3
     assert "precision auto and device cuda does not fit" in result.stderr
-    assert "The nearest that fits: --device cuda --precision int4 --context 2048" in result.stderr
+    assert "The nearest that fits: --device cuda --precision int4 --context 3840" in result.stderr
     capped = cli(*arguments[:3], "--gpu", "4060", "--gpu-memory", "2.6GiB", "--device", "cuda")
     assert "does not fit" in capped.stdout.decode()
     refusal = json.loads(cli(*arguments, "--context", "8192", "--json").stdout)["refusal"]

@@ -61,7 +61,7 @@ def slots_of(found: Fit) -> float:
 
 
 def test_a_small_gpu_holds_some_of_the_experts(find: Find) -> None:
-    found = find(find_machine("4060"), context_length=4096)
+    found = find(find_machine("4060"), context_length=4096, kv="bf16")
     assert found.device == GPU
     assert slots_of(found) == pytest.approx(20, abs=2)
     assert found.context_length == 4096
@@ -75,9 +75,10 @@ def test_a_large_one_holds_all(find: Find) -> None:
 
 
 def test_a_large_one_with_a_cap_plays_a_small_one(find: Find) -> None:
-    small = find(find_machine("4060"), context_length=4096)
+    small = find(find_machine("4060"), context_length=4096, kv="bf16")
     assert small.offload is not None
-    capped = find(find_machine("h100"), context_length=4096, gpu_memory=small.offload.placement.gpu)
+    cap = small.offload.placement.gpu
+    capped = find(find_machine("h100"), context_length=4096, kv="bf16", gpu_memory=cap)
     assert slots_of(capped) == pytest.approx(slots_of(small), abs=0.1)
     assert find(find_machine("h100"), gpu_memory=30 * GIB).offload is None
 

@@ -203,7 +203,7 @@ def test_close_to_the_model_as_it_runs_without_offload(
     load: Load, store: Path, config: ModelConfig, prompt: list[int]
 ) -> None:
     """Only the order of sums differs, and now and then an integer that an activation rounds to."""
-    plain = Engine.load(store, EngineConfig(device="cpu", backend=BACKEND, lookup=False))
+    plain = Engine.load(store, EngineConfig(device="cpu", backend=BACKEND, lookup=False, kv="bf16"))
     expected = plain._decoder.forward(prompt, plain._cache, logits_for=slice(None))
     for most_few in (1, 64):
         some, _, _ = load(all_slots(config) // 3, most_few=most_few)
