@@ -25,6 +25,7 @@ class Script:
 
     interactive = True
     place = ""
+    unsent = ""
 
     def __init__(self, inputs: Sequence[str | type[BaseException]]) -> None:
         self._inputs = list(inputs)
