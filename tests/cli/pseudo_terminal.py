@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -67,7 +68,8 @@ class PseudoTerminal:
     def __exit__(self, *error: object) -> None:
         self.process.kill()
         self.process.wait()
-        os.close(self._master)
+        if self._master >= 0:
+            os.close(self._master)
 
     def type(self, text: str) -> None:
         os.write(self._master, text.encode())
@@ -78,6 +80,31 @@ class PseudoTerminal:
         while self.text.count(wanted) < count:
             assert time.monotonic() < end, f"no {wanted!r} in:\n{self.text}"
             self._read(0.2)
+
+    def wait_for_or_end(self, wanted: str, count: int = 1) -> bool:
+        """Like `wait_for`; false when the program has ended before."""
+        end = time.monotonic() + TIMEOUT_S
+        while self.text.count(wanted) < count:
+            assert time.monotonic() < end, f"no {wanted!r} in:\n{self.text}"
+            self._read(0.05)
+            if self.process.poll() is not None:
+                self._read(0)
+                return self.text.count(wanted) >= count
+        return True
+
+    def resize(self, columns: int, rows: int) -> None:
+        """Change the size of the window, as a person does with the mouse."""
+        import fcntl
+        import termios
+
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        self.screen.resize(rows, columns)
+        self.process.send_signal(signal.SIGWINCH)
+
+    def hang_up(self) -> None:
+        """Close the window."""
+        os.close(self._master)
+        self._master = -1
 
     def wait_for_end(self) -> int:
         end = time.monotonic() + TIMEOUT_S

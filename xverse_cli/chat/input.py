@@ -100,6 +100,7 @@ class TerminalPrompt:
         from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
         from prompt_toolkit.filters import Condition
         from prompt_toolkit.output import create_output
+        from prompt_toolkit.styles import Style
 
         if output is None and not streams.stdout_is_terminal:
             # stdout is for the replies; otherwise prompt-toolkit's own choice is right, which
@@ -123,6 +124,7 @@ class TerminalPrompt:
             prompt_continuation="  ",
             input_processors=[PlaceholderProcessor(self._pastes)],
             tempfile_suffix=".md",
+            style=Style([("bottom-toolbar", "noreverse")]),
             input=input,
             output=output,
         )

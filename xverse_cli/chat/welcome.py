@@ -7,7 +7,7 @@ from contextlib import suppress
 from xverse_cli.messages import text
 from xverse_cli.models.find import DEMO
 from xverse_cli.settings import state_dir
-from xverse_cli.streams import Streams
+from xverse_cli.streams import QUIET, Streams
 from xverse_runtime.types import TextGenerator
 
 RAW = "raw"
@@ -27,7 +27,9 @@ def first_welcome(streams: Streams) -> None:
         text("welcome.licence"),
         text("welcome.disclaimer"),
     ):
-        streams.error(line)
+        streams.say(line)
+    if streams.verbosity <= QUIET:
+        return
     with suppress(OSError):  # then it stands there once more
         mark.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         mark.touch(mode=0o600)

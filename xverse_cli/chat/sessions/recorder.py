@@ -1,4 +1,4 @@
-"""Writes down what happens in a conversation. A full disk does not end it, but is not kept quiet."""
+"""Writes down what happens in a conversation. A full disk does not end it, but is spoken of."""
 
 from __future__ import annotations
 
