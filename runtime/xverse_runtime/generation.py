@@ -14,6 +14,7 @@ from xverse_runtime.device import out_of_memory
 from xverse_runtime.kv_cache import KVCache
 from xverse_runtime.lookup import Lookup
 from xverse_runtime.model import Checkpoint, Decoder
+from xverse_runtime.moe import RouterObserver
 from xverse_runtime.reply import Reply
 from xverse_runtime.tokenizer import Tokenizer
 from xverse_runtime.types import CancelFlag, GenerationChunk, SamplingParams
@@ -29,9 +30,17 @@ class Prefill:
     """Computes prompts in chunks that fit the memory: a chunk that does not is halved for good."""
 
     def __init__(
-        self, decoder: Decoder, chunk: int, on_smaller: Callable[[int], None] = lambda _chunk: None
+        self,
+        decoder: Decoder,
+        chunk: int,
+        on_smaller: Callable[[int], None] = lambda _chunk: None,
+        observer: RouterObserver | None = None,
     ) -> None:
-        """``on_smaller`` is told the new size when a chunk did not fit."""
+        """``on_smaller`` is told the new size when a chunk did not fit.
+
+        ``observer`` is told the routers' logits, where nobody else observes the decoder.
+        """
+        self._observer = observer
         self._decoder = decoder
         self._on_smaller = on_smaller
         self.chunk = chunk
@@ -51,7 +60,11 @@ class Prefill:
             wanted = slice(-1, None) if end == len(tokens) else slice(0)
             try:
                 logits = self._decoder.forward(
-                    tokens[start:end], cache, logits_for=wanted, between=between
+                    tokens[start:end],
+                    cache,
+                    logits_for=wanted,
+                    between=between,
+                    observer=self._decoder.observer or self._observer,
                 )
             except torch.OutOfMemoryError as error:
                 if end - start <= SMALLEST_CHUNK:

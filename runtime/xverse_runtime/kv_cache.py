@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from xverse_runtime.config import ModelConfig
 
@@ -71,9 +72,41 @@ class KVCache:
 
     def common_prefix(self, tokens: Sequence[int]) -> int:
         """How many of the first ``tokens`` are cached already."""
-        count = 0
-        for cached, wanted in zip(self._tokens, tokens, strict=False):
-            if cached != wanted:
-                break
-            count += 1
-        return count
+        return common_prefix(self._tokens, tokens)
+
+    @property
+    def tokens(self) -> list[int]:
+        """Those that are cached."""
+        return [*self._tokens]
+
+    @property
+    def nbytes(self) -> int:
+        """What `copies` takes."""
+        pool = self.pool
+        per_token = sum(one[0, :, 0].nbytes for one in (*pool.keys, *pool.values))
+        return per_token * self.length
+
+    @torch.inference_mode()
+    def copies(self) -> list[Tensor]:
+        """Keys and values of what is cached, in main memory."""
+        held = slice(self.length)
+        tensors = (*self.pool.keys, *self.pool.values)
+        return [one[self.sequence, :, held].to("cpu", copy=True) for one in tensors]
+
+    @torch.inference_mode()
+    def fill(self, tokens: Sequence[int], tensors: Sequence[Tensor]) -> None:
+        """Hold ``tokens``, whose keys and values `copies` gave, and nothing else."""
+        held = slice(len(tokens))
+        for mine, copy in zip((*self.pool.keys, *self.pool.values), tensors, strict=True):
+            mine[self.sequence, :, held].copy_(copy)
+        self._tokens = list(tokens)
+
+
+def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    """How many tokens two sequences begin with together."""
+    count = 0
+    for one, other in zip(left, right, strict=False):
+        if one != other:
+            break
+        count += 1
+    return count

@@ -137,7 +137,8 @@ class Models:
         """Return when there is a model; raises what `BackgroundLoad.result` raises."""
         if self._loading is not None:
             loaded = self._loading.result()
-            self._engine, self._loading = loaded.engine, None
+            self._loading = None
+            self._take(loaded)
             self._introduce(loaded)
 
     @property
@@ -160,8 +161,15 @@ class Models:
         self._engine = self._loading = None
         gc.collect()
         loaded = self._host.load_model(settings, found)
-        self._engine = loaded.engine
+        self._take(loaded)
         return loaded
+
+    def _take(self, loaded: Loaded) -> None:
+        self._engine = loaded.engine
+        # An engine of this machine can; sessions are then switched without computing them anew.
+        keep = getattr(loaded.engine, "keep_conversations", None)
+        if keep is not None:
+            keep()
 
 
 class _Current:
