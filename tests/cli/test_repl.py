@@ -2,67 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Cli, memory_stream, written
+from tests.cli.conftest import Cli
 from tests.cli.fake_engine import FakeEngine
+from tests.cli.scripted_chat import Chat, Interrupted
 from xverse_cli.chat.commands import COMMANDS, as_message
-from xverse_cli.chat.conversation import Conversation, Turn
-from xverse_cli.chat.repl import Repl
-from xverse_cli.chat.turn import TurnRunner
-from xverse_cli.host import Host
-from xverse_cli.render.stream import PlainSink
-from xverse_cli.streams import Streams
+from xverse_cli.chat.conversation import Turn
 from xverse_runtime.errors import GenerationError
 from xverse_runtime.types import CancelFlag, GenerationChunk, SamplingParams
-
-
-class Script:
-    """A user who types ``inputs`` and then presses Ctrl-D; an exception is raised instead."""
-
-    interactive = True
-    place = ""
-    unsent = ""
-
-    def __init__(self, inputs: Sequence[str | type[BaseException]]) -> None:
-        self._inputs = list(inputs)
-        self.prefills: list[str] = []
-
-    def read(self, prefill: str = "") -> str:
-        self.prefills.append(prefill)
-        if not self._inputs:
-            raise EOFError
-        value = self._inputs.pop(0)
-        if isinstance(value, str):
-            return value
-        raise value
-
-
-class Chat:
-    """A finished chat; ``said`` is what was said in it before."""
-
-    def __init__(
-        self,
-        *inputs: str | type[BaseException],
-        engine: FakeEngine | None = None,
-        system: str | None = None,
-        seed: int | None = None,
-        said: Sequence[Turn] = (),
-    ) -> None:
-        self.engine = engine or FakeEngine(["Reply."])
-        self.script = Script(inputs)
-        streams = Streams(None, memory_stream(), memory_stream())
-        self.conversation = Conversation(system, list(said))
-        params = SamplingParams(max_new_tokens=50, seed=seed)
-        runner = TurnRunner(
-            self.engine, self.conversation, params, streams, lambda: PlainSink(streams)
-        )
-        Repl(runner, self.script, Host(streams, {})).run()
-        self.stdout = written(streams.stdout).decode()
-        self.stderr = written(streams.stderr).decode()
 
 
 def test_a_conversation() -> None:
@@ -147,20 +97,6 @@ def test_ctrl_c_at_the_prompt_goes_on() -> None:
     chat = Chat(KeyboardInterrupt, "hello")
     assert "Ctrl-D or type /exit" in chat.stderr
     assert chat.stdout == "Reply.\n"
-
-
-class Interrupted(FakeEngine):
-    """Somebody presses Ctrl-C after ``after`` characters of each reply."""
-
-    after = 3
-
-    def _chunks(self, reply: str, prompt_tokens: int, params: SamplingParams, cancel: CancelFlag):  # type: ignore[no-untyped-def]
-        for count, chunk in enumerate(super()._chunks(reply, prompt_tokens, params, cancel)):
-            if count == self.after:
-                cancel.set()
-                yield GenerationChunk(finish_reason="interrupted")
-                return
-            yield chunk
 
 
 def test_a_partial_reply_is_kept() -> None:

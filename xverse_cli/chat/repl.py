@@ -11,7 +11,7 @@ from xverse_cli.chat.input import ClearedInput, MessageSource
 from xverse_cli.chat.loading import LoadFailedError, Models
 from xverse_cli.chat.sessions.listing import resumed_lines
 from xverse_cli.chat.sessions.reading import SavedSession
-from xverse_cli.chat.turn import TurnRunner
+from xverse_cli.chat.turn import Outcome, TurnRunner
 from xverse_cli.generation import sampling_params
 from xverse_cli.host import Host
 from xverse_cli.interrupts import Terminated
@@ -186,15 +186,12 @@ class Repl:
             line = self._read()
             self._warned = False
             self._handle(line)
-        except ClearedInput:
-            self._edited, self._warned = None, False
-            self.say(text("chat.how_to_leave"))
         except KeyboardInterrupt as error:
             if isinstance(error, Terminated) or not self._source.interactive:
                 raise
-            if self._warned:
+            if self._warned and not isinstance(error, ClearedInput):
                 raise EOFError from None
-            self._warned = True
+            self._edited, self._warned = None, not isinstance(error, ClearedInput)
             self.say(text("chat.how_to_leave"))
 
     def _read(self) -> str:
@@ -231,16 +228,9 @@ class Repl:
     def _answer(self, message: str, *, at: int | None = None, partial: Turn | None = None) -> bool:
         """Answer a message; whether the conversation has gained a turn."""
         try:
-            self.ready()
-            outcome = self.runner.run(message, attempt=self._attempt, at=at, partial=partial)
+            outcome = self._outcome(message, at, partial)
         except (OSError, LoadFailedError):
-            # The streams are gone, or there is no model: nothing to go on with.
-            self._prefill = self._prefill or message
-            raise
-        except KeyboardInterrupt as error:  # while the model was loaded
-            if isinstance(error, Terminated) or not self._source.interactive:
-                raise
-            outcome = "nothing"
+            raise  # the streams are gone, or there is no model: nothing to go on with
         except Exception as error:
             self._fail(error)
             return False
@@ -251,6 +241,16 @@ class Repl:
         kept = outcome == "interrupted"
         self.host.streams.say(text("chat.interrupted" if kept else "chat.interrupted_early"))
         return kept
+
+    def _outcome(self, message: str, at: int | None, partial: Turn | None) -> Outcome:
+        try:
+            self.ready()
+        except (LoadFailedError, KeyboardInterrupt) as error:
+            self._prefill = message  # nobody else has it yet
+            if isinstance(error, (LoadFailedError, Terminated)) or not self._source.interactive:
+                raise
+            return "nothing"
+        return self.runner.run(message, attempt=self._attempt, at=at, partial=partial)
 
     def _take_prefill(self) -> str:
         prefill, self._prefill = self._prefill, ""
