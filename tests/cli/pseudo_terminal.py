@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import time
+from functools import partial
 from typing import Any
 
 import pyte
@@ -25,6 +26,7 @@ class PseudoTerminal:
     Args:
         script: see `fake_main`; ``None`` runs the real program.
         argv: its arguments.
+        file_bytes: how large a file can get, as if the disk were full.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class PseudoTerminal:
         columns: int = 80,
         rows: int = 24,
         env: dict[str, str] | None = None,
+        file_bytes: int | None = None,
     ) -> None:
         import fcntl
         import pty
@@ -51,7 +54,7 @@ class PseudoTerminal:
             stdout=slave,
             stderr=slave,
             start_new_session=True,
-            preexec_fn=_take_terminal,
+            preexec_fn=partial(_take_terminal, file_bytes),
             env={
                 **os.environ,
                 "TERM": "xterm-256color",
@@ -72,7 +75,10 @@ class PseudoTerminal:
             os.close(self._master)
 
     def type(self, text: str) -> None:
-        os.write(self._master, text.encode())
+        self.send(text.encode())
+
+    def send(self, data: bytes) -> None:
+        os.write(self._master, data)
 
     def wait_for(self, wanted: str, count: int = 1) -> None:
         """Read until ``wanted`` stands on the screen that many times."""
@@ -91,6 +97,13 @@ class PseudoTerminal:
                 self._read(0)
                 return self.text.count(wanted) >= count
         return True
+
+    def wait_for_pause(self) -> None:
+        """Read until nothing new has come for a moment, as a person looks at the screen."""
+        before = -1
+        while before != len(self.output):
+            before = len(self.output)
+            self._read(0.3)
 
     def resize(self, columns: int, rows: int) -> None:
         """Change the size of the window, as a person does with the mouse."""
@@ -139,9 +152,13 @@ class PseudoTerminal:
             os.write(self._master, f"\x1b[{at.y + 1};{at.x + 1}R".encode())
 
 
-def _take_terminal() -> None:
+def _take_terminal(file_bytes: int | None) -> None:
     """Make stdin the controlling terminal of the new session, so that Ctrl-C is a signal."""
     import fcntl
+    import resource
     import termios
+
+    if file_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
 
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)

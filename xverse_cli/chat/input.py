@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from xverse_cli.chat.history import open_history
-from xverse_cli.chat.key_bindings import Bursts, ClearedInput, key_bindings
+from xverse_cli.chat.key_bindings import ClearedInput, EnterKey, key_bindings
 from xverse_cli.chat.pasting import Pastes, PlaceholderProcessor
 from xverse_cli.messages import text
 from xverse_cli.prompt_input import decode
@@ -108,13 +108,13 @@ class TerminalPrompt:
             output = create_output(streams.stderr)
         self.unsent = ""
         self._before = before
-        self._pastes, self._bursts = Pastes(), Bursts()
+        self._pastes, self._enter = Pastes(), EnterKey()
         self._notices: deque[Callable[[], None]] = deque()
         self._session: PromptSession[str] = PromptSession(
             message=[("", "\n"), ("bold", text("chat.prompt"))],
             multiline=True,
             vi_mode=editing == "vi",
-            key_bindings=key_bindings(self._pastes, self._bursts),
+            key_bindings=key_bindings(self._pastes, self._enter),
             history=open_history(streams, self._pastes.expand),
             auto_suggest=AutoSuggestFromHistory(),
             completer=completer,
@@ -132,10 +132,10 @@ class TerminalPrompt:
     def read(self, prefill: str = "") -> str:
         self._show_notices()
         self._before()
-        self._bursts.begin()
+        self._enter.begin()
         self.unsent = ""
         try:
-            typed = self._session.prompt(default=prefill)
+            typed = self._session.prompt(default=prefill, pre_run=self._begun)
         except ClearedInput:
             raise
         except BaseException:
@@ -174,10 +174,20 @@ class TerminalPrompt:
         if self._session.app.is_running and loop is not None:
             loop.call_soon_threadsafe(end)
 
-    def _show_above(self) -> None:
-        from prompt_toolkit.application import run_in_terminal
+    def _begun(self) -> None:
+        """The prompt is about to be drawn: what came since the last look is not missed."""
+        if self._notices:
+            self._session.app.loop.call_soon(self._show_above)  # type: ignore[union-attr]
 
-        run_in_terminal(self._show_notices)
+    def _show_above(self) -> None:
+        """Unlike prompt-toolkit's own way, this leaves the terminal in its mode: what is typed at
+        that moment is not echoed, and Enter stays Enter."""
+        app = self._session.app
+        app.renderer.erase()
+        self._show_notices()
+        app.renderer.reset()
+        app.renderer.request_absolute_cursor_position()
+        app.invalidate()
 
     def _show_notices(self) -> None:
         while self._notices:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import select
+import asyncio
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from prompt_toolkit.document import Document
+from prompt_toolkit.enums import DEFAULT_BUFFER
+from prompt_toolkit.filters import has_focus
 from prompt_toolkit.key_binding import KeyBindings
 from prompt_toolkit.keys import Keys
 
 if TYPE_CHECKING:
     from xverse_cli.chat.pasting import Pastes
 
-# A person is slower than this between two keys; a terminal that pastes is faster.
-_BURST_S = 0.01
+# What comes sooner than this after Enter was no person's next key.
+_BURST_S = 0.015
 # What was typed while a reply was written arrives at once too, when the prompt begins.
 _TYPED_AHEAD_S = 0.1
 _AFTER_BURST_S = 0.1
@@ -24,59 +26,78 @@ class ClearedInput(KeyboardInterrupt):
     """Ctrl-C, at a prompt that held text."""
 
 
-class Bursts:
-    """Tells the line breaks of a paste from Enter, where the terminal does not mark pastes."""
+class EnterKey:
+    """Sends the message; in the middle of a paste that the terminal does not mark, breaks a line.
+
+    Such a paste is told by its speed: Enter waits a moment for what may follow it.
+    """
 
     def __init__(self) -> None:
-        self.marked = False  # this terminal marks its pastes
+        self.pastes_are_marked = False  # by this terminal, as has been seen
         self._began = 0.0
-        self._last = 0.0
+        self._last_break = 0.0
+        self._waiting: Document | None = None  # what was there when Enter was pressed
 
     def begin(self) -> None:
         """A prompt begins."""
         self._began = time.monotonic()
-        self._last = 0.0
+        self._last_break = 0.0
+        self._waiting = None
 
-    def holds(self, event: Any) -> bool:
-        """Whether the Enter of ``event`` came in the middle, or at the end, of a burst."""
-        now = time.monotonic()
-        if self.marked or now - self._began < _TYPED_AHEAD_S:
+    def press(self, event: Any) -> None:
+        buffer, now = event.current_buffer, time.monotonic()
+        self._settle(buffer)
+        if self.pastes_are_marked or now - self._began < _TYPED_AHEAD_S:
+            buffer.validate_and_handle()
+        elif now - self._last_break < _AFTER_BURST_S:
+            self._break(buffer, buffer.document)
+        else:
+            self._waiting = pressed = buffer.document
+            asyncio.get_running_loop().call_later(_BURST_S, self._decide, event.app, pressed)
+
+    def _decide(self, app: Any, pressed: Document) -> None:
+        if self._waiting is not pressed or not app.is_running:
+            return
+        if not self._settle(app.current_buffer):
+            app.current_buffer.validate_and_handle()
+
+    def _settle(self, buffer: Any) -> bool:
+        """Whether text has followed the Enter that waits, which was a line break then."""
+        pressed, self._waiting = self._waiting, None
+        if pressed is None or buffer.text == pressed.text:
             return False
-        if event.app.key_processor.input_queue or _readable(event.app.input):
-            self._last = now
-            return True
-        return now - self._last < _AFTER_BURST_S
+        self._break(buffer, pressed)
+        return True
+
+    def _break(self, buffer: Any, at: Document) -> None:
+        position = at.cursor_position
+        moved = buffer.cursor_position + (buffer.cursor_position >= position)
+        text = f"{buffer.text[:position]}\n{buffer.text[position:]}"
+        buffer.document = Document(text, moved)
+        self._last_break = time.monotonic()
 
 
-def _readable(source: Any) -> bool:
-    """Whether more is there to be read, within the time in which a paste goes on."""
-    with suppress(OSError, ValueError, NotImplementedError):
-        return bool(select.select([source.fileno()], [], [], _BURST_S)[0])
-    return False
-
-
-def key_bindings(pastes: Pastes, bursts: Bursts) -> KeyBindings:
+def key_bindings(pastes: Pastes, enter: EnterKey) -> KeyBindings:
     """Enter, new lines, pastes, Ctrl-C and the editor."""
     keys = KeyBindings()
+    # While the history is searched, the keys are the search's.
+    at_prompt = has_focus(DEFAULT_BUFFER)
 
-    @keys.add("enter")
+    @keys.add("enter", filter=at_prompt)
     def _send(event: Any) -> None:
-        if bursts.holds(event):
-            event.current_buffer.newline(copy_margin=False)
-        else:
-            event.current_buffer.validate_and_handle()
+        enter.press(event)
 
-    @keys.add("escape", "enter")
-    @keys.add("c-j")
+    @keys.add("escape", "enter", filter=at_prompt)
+    @keys.add("c-j", filter=at_prompt)
     def _new_line(event: Any) -> None:
         event.current_buffer.newline(copy_margin=False)
 
-    @keys.add(Keys.BracketedPaste)
+    @keys.add(Keys.BracketedPaste, filter=at_prompt)
     def _paste(event: Any) -> None:
-        bursts.marked = True
+        enter.pastes_are_marked = True
         event.current_buffer.insert_text(pastes.insert(event.data))
 
-    @keys.add("c-c")
+    @keys.add("c-c", filter=at_prompt)
     def _interrupt(event: Any) -> None:
         buffer = event.current_buffer
         if buffer.text:
@@ -85,7 +106,7 @@ def key_bindings(pastes: Pastes, bursts: Bursts) -> KeyBindings:
         else:
             event.app.exit(exception=KeyboardInterrupt(), style="class:aborting")
 
-    @keys.add("c-x", "c-e")
+    @keys.add("c-x", "c-e", filter=at_prompt)
     def _edit(event: Any) -> None:
         buffer = event.current_buffer
         buffer.text = pastes.expand(buffer.text)

@@ -41,7 +41,11 @@ class Toolbar:
 
 def _loading(chat: Repl, progress: LoadProgress) -> list[str]:
     share = progress.done_bytes / progress.total_bytes if progress.total_bytes else 0.0
-    return [text("toolbar.loading", model=chat.settings.model, percent=round(100 * share))]
+    name = chat.settings.model.rstrip("/").rpartition("/")[2]
+    return [
+        text("toolbar.loading", model=name, percent=round(100 * share)),
+        text("toolbar.type_ahead"),
+    ]
 
 
 def _facts(chat: Repl) -> list[str]:
