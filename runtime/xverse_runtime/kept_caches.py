@@ -41,8 +41,8 @@ class KeptCaches:
     def prepare(self, cache: KVCache, prompt_ids: Sequence[int]) -> None:
         """Have ``cache`` hold as much of the prompt as was ever computed and is still here.
 
-        What it holds is kept when most of it has nothing to do with the prompt: that is another
-        conversation, and no turn taken back.
+        What it holds is kept when the prompt goes another way early on: that is another
+        conversation. A prompt that only ends earlier is the same one with a turn taken back.
         """
         shared = cache.common_prefix(prompt_ids)
         best = max(
@@ -50,7 +50,8 @@ class KeptCaches:
         )
         gain = 0 if best is None else common_prefix(best.tokens, prompt_ids) - shared
         lost = cache.length - shared
-        if lost >= LEAST_TOKENS and lost > cache.length // 2:
+        leaves = shared < len(prompt_ids) - 1  # the last token is computed in any case
+        if leaves and lost >= LEAST_TOKENS and lost > cache.length // 2:
             self._keep(cache)
         if best is not None and gain >= LEAST_TOKENS:
             cache.fill(best.tokens, best.tensors)

@@ -147,7 +147,7 @@ def test_clear_begins_a_session_of_its_own() -> None:
     assert {session.title for session in sessions} == {"one", "two"}
     assert all(session.conversation.system == "S" for session in sessions)
     (old,) = (session for session in sessions if session.title == "one")
-    assert f"/load {old.id} brings it back" in chat.stderr
+    assert f"/load {old.id} brings the one before back" in chat.stderr
 
 
 # Replay.
@@ -385,7 +385,7 @@ def test_copy(copied: list[str]) -> None:
     )  # fmt: skip
     assert Chat("/copy").stderr == "There is no reply to copy.\n"
     assert copied == [CODE, "x = 1\n\ny = 2", "```"]
-    assert "There is no code block 4 in the last reply; it has 3." in chat.stderr
+    assert "There is no code block 4 in the last reply; blocks in it: 3." in chat.stderr
     assert "Write /copy" in chat.stderr
 
 

@@ -39,7 +39,7 @@ def test_trim_says_which_turns_go_and_how_many_tokens_before_they_do() -> None:
 def test_what_was_left_out_is_shown_as_such() -> None:
     chat = Chat("the next one", "/show", "/context", engine=tight(), said=SAID)
     shown = chat.stderr.splitlines()
-    assert shown.index("[the 2 turns above are no longer in the context]") == 1 + 2 * 2
+    assert shown.index("[no longer in the context: turns 1 to 2, above]") == 1 + 2 * 2
     assert "  left out: the oldest 2 turns" in shown
     assert "  turn 3: 49  message 2 of some length" in shown
 

@@ -71,9 +71,10 @@ def _clear(chat: Repl, argument: str) -> None:
         chat.conversation.clear()
         chat.recorder.renew()
     chat.attachments.clear()
-    chat.say(text("command.cleared"))
     if session:
         chat.say(text("command.cleared_saved", session=session))
+    else:
+        chat.say(text("command.cleared"))
 
 
 TALKING = (
