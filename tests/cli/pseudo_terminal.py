@@ -147,7 +147,7 @@ class PseudoTerminal:
         self.output += data
         self._stream.feed(data)
         # prompt-toolkit asks where the cursor is and waits for the answer.
-        if b"\x1b[6n" in data:
+        for _ in range(data.count(b"\x1b[6n")):
             at = self.screen.cursor
             os.write(self._master, f"\x1b[{at.y + 1};{at.x + 1}R".encode())
 
