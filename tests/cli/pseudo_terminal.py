@@ -128,6 +128,11 @@ class PseudoTerminal:
         return self.process.returncode
 
     @property
+    def marks_pastes(self) -> bool:
+        """Whether the program has asked for bracketed paste last."""
+        return self.output.rfind(b"\x1b[?2004h") > self.output.rfind(b"\x1b[?2004l")
+
+    @property
     def text(self) -> str:
         """Everything to be seen, scrolled back to the start."""
         above = [

@@ -385,7 +385,7 @@ def test_copy(copied: list[str]) -> None:
     )  # fmt: skip
     assert Chat("/copy").stderr == "There is no reply to copy.\n"
     assert copied == [CODE, "x = 1\n\ny = 2", "```"]
-    assert "There is no code block 4 in the last reply; blocks in it: 3." in chat.stderr
+    assert "There is no code block 4 in the last reply; it has: 3." in chat.stderr
     assert "Write /copy" in chat.stderr
 
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 REPLY = "A reply of some length, 混合专家."
 # Fast enough for many turns, slow enough to be hit at every moment of one.
 SCRIPT = {"replies": [REPLY], "token_s": 0.002, "prefill_s": 0.01}
-LONGEST_S = 2.5
+LONGEST_S = 1.5
 
 
 def talk_until_killed(folder: Path, after_s: float, *arguments: str) -> int:

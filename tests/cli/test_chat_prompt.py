@@ -104,6 +104,22 @@ def test_a_paste_is_one_message_whatever_it_contains(tmp_path: Path) -> None:
         assert messages() == ["/exit\n/help\nend", "one\ttab and \x1b[A escapes"]
 
 
+def test_a_paste_while_a_reply_is_written_is_one_message_too(tmp_path: Path) -> None:
+    script = {"replies": ["abcdefghij", "Second."], "token_s": 0.05}
+    with PseudoTerminal(script, *CHAT, str(tmp_path)) as terminal:
+        begin(terminal)
+        terminal.type("go\r")
+        terminal.wait_for("ab")
+        assert terminal.marks_pastes
+        terminal.type(PASTE.format("line 1\r/exit\rline 3") + "\r")
+        terminal.wait_for("Second.")
+        assert messages() == ["go", "line 1\n/exit\nline 3"]
+        terminal.wait_for_pause()
+        terminal.type("/exit\r")
+        assert terminal.wait_for_end() == 0
+        assert not terminal.marks_pastes
+
+
 def test_a_long_paste_is_shown_as_a_placeholder_and_sent_whole(tmp_path: Path) -> None:
     lines = "\n".join(f"line {number}" for number in range(35))
     with PseudoTerminal({}, *CHAT, str(tmp_path)) as terminal:
@@ -311,6 +327,9 @@ def test_without_saving_nothing_is_left(tmp_path: Path) -> None:
         begin(terminal)
         terminal.type("a secret\r")
         terminal.wait_for("Hello there.")
-        terminal.type("/exit\r")
+        terminal.type("\x1b[A")  # in this chat, the history has it
+        terminal.wait_for("> a secret", 2)
+        terminal.type("\x03/exit\r")
         assert terminal.wait_for_end() == 0
     assert not (state_dir() / "sessions").exists()
+    assert (state_dir() / "history").read_bytes() == b""

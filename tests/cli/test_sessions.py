@@ -88,7 +88,7 @@ def test_a_file_cut_short_anywhere_reads_as_far_as_it_goes(tmp_path: Path) -> No
         ends.append(writing.recorder.path.stat().st_size)
     data = writing.recorder.path.read_bytes()
     cut = tmp_path / "cut.jsonl"
-    for length in range(len(data)):
+    for length in (*range(0, ends[0], 7), *range(ends[0], len(data))):
         cut.write_bytes(data[:length])
         saved = read_session(cut)
         # A line is whole without the line break that ends it.
@@ -135,6 +135,18 @@ def test_a_message_without_a_reply_is_not_lost() -> None:
     saved = read_session(writing.recorder.path)
     assert saved.unsent == "two, which took long to write"
     assert [turn.user for turn in saved.conversation.turns] == ["one"]
+
+
+def test_a_message_that_was_given_up_does_not_come_back() -> None:
+    writing = Writing()
+    writing.recorder.message("one")
+    writing.recorder.draft("one")  # is there already
+    size = writing.recorder.path.stat().st_size
+    writing.recorder.draft("")
+    assert writing.recorder.path.stat().st_size > size
+    assert read_session(writing.recorder.path).unsent == ""
+    writing.recorder.draft("two")
+    assert read_session(writing.recorder.path).unsent == "two"
 
 
 def test_taking_back_and_replacing_turns() -> None:

@@ -44,6 +44,14 @@ def test_without_sessions(cli: Cli) -> None:
     assert cli("chat", "--continue").code == 2
 
 
+def test_what_cannot_be_read_is_said(cli: Cli, two: list[str]) -> None:
+    path = session_paths()[0].with_name("later.jsonl")
+    path.write_text('{"type": "session", "version": 9, "time": ""}\n')
+    result = cli("sessions", "list")
+    assert result.stdout.count(b"\n") == 3
+    assert "later.jsonl was written by a later version of xverse (format 9)" in result.stderr
+
+
 def test_show_and_export(cli: Cli, two: list[str], tmp_path: Path) -> None:
     shown = cli("sessions", "show", "trip").stdout.decode()
     assert shown.startswith("# trip\n")

@@ -25,12 +25,19 @@ class PrivateHistory(FileHistory):
 
     Args:
         expand: makes of what stands in the prompt the text that is meant.
+        writes: whether to add to the file, and not only read it.
     """
 
     def __init__(
-        self, path: Path, streams: Streams, expand: Callable[[str], str] = lambda typed: typed
+        self,
+        path: Path,
+        streams: Streams,
+        expand: Callable[[str], str] = lambda typed: typed,
+        *,
+        writes: bool = True,
     ) -> None:
         super().__init__(str(path))
+        self._writes = writes
         self._path = path
         self._streams = streams
         self._expand = expand
@@ -60,9 +67,15 @@ class PrivateHistory(FileHistory):
             return []
 
     def store_string(self, string: str) -> None:
+        if not self._writes:
+            self._unwritten.insert(0, string)
+            return
         try:
             with self._lock:
+                alone = self._stamp_now() == self._stamp
                 super().store_string(string)
+                if alone:  # nobody else has added anything: what was read is still all
+                    self._stamp = self._stamp_now()
         except OSError as error:  # also the lock's patience, which is a TimeoutError
             self._unwritten.insert(0, string)
             self._complain(error)
@@ -80,7 +93,9 @@ class PrivateHistory(FileHistory):
         self._failed = True
 
 
-def open_history(streams: Streams, expand: Callable[[str], str] = lambda typed: typed) -> History:
+def open_history(
+    streams: Streams, expand: Callable[[str], str] = lambda typed: typed, *, writes: bool = True
+) -> History:
     """The history file, or one in memory where there can be no file."""
     path = state_dir() / "history"
     try:
@@ -91,7 +106,7 @@ def open_history(streams: Streams, expand: Callable[[str], str] = lambda typed: 
     except OSError as error:
         _complain(path, error, streams)
         return InMemoryHistory()
-    return PrivateHistory(path, streams, expand)
+    return PrivateHistory(path, streams, expand, writes=writes)
 
 
 def _complain(path: Path, error: OSError, streams: Streams) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from xverse_cli.chat.history import open_history
@@ -79,6 +80,7 @@ class TerminalPrompt:
         completer: for commands.
         toolbar: the bottom line, for so many columns.
         before: called when a prompt begins.
+        keeps_history: whether what is typed goes into the history file.
         input, output: prompt-toolkit's, for tests; the terminal when not given.
     """
 
@@ -95,6 +97,7 @@ class TerminalPrompt:
         completer: Completer | None = None,
         toolbar: Callable[[int], str] | None = None,
         before: Callable[[], None] = lambda: None,
+        keeps_history: bool = True,
     ) -> None:
         from prompt_toolkit import PromptSession
         from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
@@ -115,7 +118,7 @@ class TerminalPrompt:
             multiline=True,
             vi_mode=editing == "vi",
             key_bindings=key_bindings(self._pastes, self._enter),
-            history=open_history(streams, self._pastes.expand),
+            history=open_history(streams, self._pastes.expand, writes=keeps_history),
             auto_suggest=AutoSuggestFromHistory(),
             completer=completer,
             # The menu needs room below the prompt: only where there is something to complete.
@@ -142,8 +145,25 @@ class TerminalPrompt:
             self.unsent = self._pastes.expand(self._buffer.text)
             raise
         finally:
+            # A paste while the reply is written, too, is to be one message at the next prompt.
+            self._mark_pastes(True)
             self._show_notices()
         return self._pastes.expand(typed)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        self._mark_pastes(False)
+
+    def _mark_pastes(self, marked: bool) -> None:
+        if not self.can_write_above:
+            return
+        output = self._session.app.output
+        with suppress(OSError):  # the terminal may be gone
+            if marked:
+                output.enable_bracketed_paste()
+            else:
+                output.disable_bracketed_paste()
+            output.flush()
 
     @property
     def can_write_above(self) -> bool:

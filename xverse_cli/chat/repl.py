@@ -79,8 +79,7 @@ class Repl:
         except LoadFailedError as failed:
             raise failed.cause from None
         finally:
-            if unsent := self._source.unsent or self._take_prefill():
-                self.recorder.draft(unsent)
+            self.recorder.draft(self._source.unsent or self._take_prefill())
             self.recorder.close()
 
     def say(self, line: str) -> None:

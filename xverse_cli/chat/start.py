@@ -114,6 +114,7 @@ class Chat:
         try:
             self._repl.run()
         finally:
+            source.close()
             load.abandon()
 
     def _sampling(self) -> SamplingParams:
@@ -127,6 +128,7 @@ class Chat:
             completer=CommandCompleter(lambda: self._repl),
             toolbar=self._toolbar.line,
             before=self._update_toolbar,
+            keeps_history=settings.save is not False,
         )
 
     def _update_toolbar(self) -> None:

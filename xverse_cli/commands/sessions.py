@@ -13,9 +13,9 @@ from xverse_cli import options
 from xverse_cli.commands.convert import Yes
 from xverse_cli.exit_codes import DONE
 from xverse_cli.host import Host, Job
-from xverse_cli.messages import text
+from xverse_cli.messages import error_text, text
 from xverse_cli.values import choice
-from xverse_runtime.errors import UsageError
+from xverse_runtime.errors import UsageError, XverseError
 
 if TYPE_CHECKING:
     from xverse_cli.chat.sessions.reading import SavedSession
@@ -83,11 +83,10 @@ def _job(run: Callable[[Host], int], quiet: bool) -> Job:
 
 
 def _list(as_json: bool, host: Host) -> int:
-    from xverse_cli.chat.sessions.folder import saved_sessions
     from xverse_cli.chat.sessions.listing import when
     from xverse_cli.commands.listing import aligned
 
-    sessions = [*saved_sessions()]
+    sessions = _readable(host)
     if as_json:
         from xverse_cli.json_output import to_json
 
@@ -109,6 +108,20 @@ def _list(as_json: bool, host: Host) -> int:
     else:
         host.streams.say(text("session.none_yet"))
     return DONE
+
+
+def _readable(host: Host) -> "list[SavedSession]":
+    """All sessions; says which ones cannot be read."""
+    from xverse_cli.chat.sessions.folder import session_paths
+    from xverse_cli.chat.sessions.reading import read_session
+
+    found = []
+    for path in session_paths():
+        try:
+            found.append(read_session(path))
+        except XverseError as error:
+            host.streams.warn(error_text(error)[0])
+    return found
 
 
 def _object(session: "SavedSession") -> dict[str, Any]:

@@ -128,7 +128,7 @@ CHAT_TEXTS: dict[str, str] = {
     "copy.no_way": "There is no clipboard here: no program for it, and no terminal that has one.",
     "copy.too_long": "Too long for the terminal's clipboard: {count} bytes, at most {most}.",
     "copy.nothing": "There is no reply to copy.",
-    "copy.no_such_block": "There is no code block {number} in the last reply; blocks in it: {count}.",
+    "copy.no_such_block": "There is no code block {number} in the last reply; it has: {count}.",
     "copy.usage": "Write /copy, /copy code or /copy code 2.",
     "context.meter": "{bar} {used} of {limit} tokens ({percent} %)",
     "context.system": "  system message: {tokens}",

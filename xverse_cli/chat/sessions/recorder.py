@@ -38,6 +38,7 @@ class Recorder:
         self._begun = False
         self._failing = False
         self.name = ""
+        self.unsent = ""  # a message without a reply, or a draft, that the file holds
 
     @property
     def id(self) -> str:
@@ -64,12 +65,14 @@ class Recorder:
         self.close()
         self._journal, self._begun, self.name = journal, True, saved.name
         self._written_model = None
+        self.unsent = saved.unsent
 
     def renew(self) -> None:
         """Begin a session of its own with the next record."""
         self.close()
         self._journal, self._begun, self.name = Journal(new_session_path()), False, ""
         self._written_model = None
+        self.unsent = ""
 
     def start(self) -> None:
         """Begin to write though it was not wanted before; what was said so far goes first."""
@@ -89,15 +92,19 @@ class Recorder:
 
     def message(self, message: str) -> None:
         """A message that is about to be answered."""
+        self.unsent = message
         self._write({"type": "message", "text": message})
 
     def turn(self) -> None:
         """The newest turn, complete or interrupted; in the file, what stood at its place and after
         it is no longer part of the conversation."""
-        self._write(self._snapshot()[-1])
+        turns = self._conversation.all_turns
+        self.unsent = ""
+        self._write(turn_record(len(turns) - 1, turns[-1]))
 
     def undo(self) -> None:
         """Turns were taken back."""
+        self.unsent = ""
         self._write({"type": "undo", "turns": len(self._conversation.all_turns)})
 
     def system(self) -> None:
@@ -106,8 +113,10 @@ class Recorder:
             self._write(self._system_record())
 
     def draft(self, draft: str) -> None:
-        """Text that was typed and not sent."""
-        self._write({"type": "draft", "text": draft})
+        """Text that was typed and not sent; empty where the user has given up what was there."""
+        if draft != self.unsent:
+            self.unsent = draft
+            self._write({"type": "draft", "text": draft})
 
     def call(self, name: str) -> None:
         """Give the session a name."""
