@@ -107,9 +107,11 @@ def test_writing_goes_on_behind_a_line_that_was_cut_short() -> None:
     saved = read_session(path)
     again.conversation.become(saved.conversation)
     again.recorder.resume(saved)
+    again.recorder.model("another", "m", "raw", "cpu", "fp32")
     again.say("two", "B")
     assert [turn.user for turn in again.read().turns] == ["one", "two"]
     assert read_session(path).damaged == 1
+    assert read_session(path).asked_for == "another"  # the first line that was added
 
 
 def test_damage_in_the_middle_costs_only_what_is_damaged() -> None:
