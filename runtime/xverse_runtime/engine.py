@@ -235,7 +235,13 @@ class Engine:
             device=str(device),
             precision=loaded.precision,
             bytes_per_token=loaded.bytes_per_token,
-            prefill=Prefill(decoder, config.prefill_chunk or chunk, told_chunk, load),
+            prefill=Prefill(
+                decoder,
+                config.prefill_chunk or chunk,
+                told_chunk,
+                load,
+                paced=not on_gpu and kernels.exact_splits and config.prefill_chunk is None,
+            ),
             memory=(("weights", loaded.nbytes), ("cache", loaded.cache_bytes)),
             expert_load=load,
             notes=(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -82,24 +82,25 @@ class KVCache:
     @property
     def nbytes(self) -> int:
         """What `copies` takes."""
-        pool = self.pool
-        per_token = sum(one[0, :, 0].nbytes for one in (*pool.keys, *pool.values))
-        return per_token * self.length
+        return sum(one[:, :1].nbytes for one in self._tensors()) * self.length
 
     @torch.inference_mode()
     def copies(self) -> list[Tensor]:
         """Keys and values of what is cached, in main memory."""
-        held = slice(self.length)
-        tensors = (*self.pool.keys, *self.pool.values)
-        return [one[self.sequence, :, held].to("cpu", copy=True) for one in tensors]
+        return [one[:, : self.length].to("cpu", copy=True) for one in self._tensors()]
 
     @torch.inference_mode()
-    def fill(self, tokens: Sequence[int], tensors: Sequence[Tensor]) -> None:
+    def fill(self, tokens: Sequence[int], copies: Sequence[Tensor]) -> None:
         """Hold ``tokens``, whose keys and values `copies` gave, and nothing else."""
-        held = slice(len(tokens))
-        for mine, copy in zip((*self.pool.keys, *self.pool.values), tensors, strict=True):
-            mine[self.sequence, :, held].copy_(copy)
+        for mine, copy in zip(self._tensors(), copies, strict=True):
+            mine[:, : len(tokens)].copy_(copy)
         self._tokens = list(tokens)
+
+    def _tensors(self) -> Iterator[Tensor]:
+        """What the pool has for this sequence, [kv_heads, capacity, ...] each."""
+        for rows in (*self.pool.keys, *self.pool.values):
+            for one in rows if isinstance(rows, tuple) else (rows,):
+                yield one[self.sequence]
 
 
 def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:

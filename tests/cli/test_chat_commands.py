@@ -38,7 +38,10 @@ def test_the_commands_are_there_each_with_a_line() -> None:
 
 
 @pytest.mark.parametrize("name", ISSUE)
-def test_every_command_can_be_given_before_anything_was_said(name: str) -> None:
+def test_every_command_can_be_given_before_anything_was_said(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where an export goes
     chat = Chat(name, "hello")
     assert "Unknown command" not in chat.stderr
     assert "error" not in chat.stderr
