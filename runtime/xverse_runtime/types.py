@@ -88,14 +88,10 @@ class EngineStatistics:
     Args:
         memory: bytes by part: ``weights``, ``cache``, ``kept`` (caches of other conversations).
         expert_load: for each layer, how often each expert was chosen since the model was loaded.
-        hit_rate: share of the experts that were on the GPU when they were wanted.
-        predicted_tokens_per_s: how fast the plan said that decoding would be.
     """
 
     memory: tuple[tuple[str, int], ...] = ()
     expert_load: tuple[tuple[int, ...], ...] = ()
-    hit_rate: float | None = None
-    predicted_tokens_per_s: float | None = None
 
 
 class Pass(NamedTuple):

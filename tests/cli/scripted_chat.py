@@ -76,7 +76,7 @@ class Chat:
             self.conversation.become(going_on.conversation)
             self.recorder.resume(going_on)
             repl.resumed(going_on)
-        self.models = repl.models
+        self.repl = repl
         repl.note_model()
         repl.run()
         self.stdout = written(streams.stdout).decode()

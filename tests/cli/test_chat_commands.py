@@ -21,6 +21,8 @@ from xverse_cli.host import Host
 from xverse_cli.messages import text
 from xverse_cli.streams import Streams
 from xverse_runtime.errors import DeviceError, GenerationError
+from xverse_runtime.offload.statistics import OffloadStatistics
+from xverse_runtime.prediction import Prediction
 from xverse_runtime.types import CancelFlag, EngineStatistics, GenerationChunk, SamplingParams
 
 ISSUE = [
@@ -217,7 +219,7 @@ def models_of(engines: dict[str, Any]) -> Any:
     """A host whose models are directories with these names."""
 
     def host(streams: Streams) -> Host:
-        def load(found: Any, settings: Any, progress: Any, warn: Any) -> Any:
+        def load(found: Any, settings: Any, *_: Any) -> Any:
             engine = engines[Path(settings.model).name]
             if isinstance(engine, Exception):
                 raise engine
@@ -273,7 +275,14 @@ def test_show_prints_the_conversation() -> None:
 class Telling(FakeEngine):
     def statistics(self) -> EngineStatistics:
         memory = (("weights", 2**30), ("cache", 2**20), ("kept", 3 * 2**20))
-        return EngineStatistics(memory, ((8, 4, 0, 4), (8, 4, 0, 4)), 0.81, 25.0)
+        return EngineStatistics(memory, ((8, 4, 0, 4), (8, 4, 0, 4)))
+
+    @property
+    def offload_statistics(self) -> OffloadStatistics:  # type: ignore[override]
+        return OffloadStatistics(hits=3, on_cpu=1)
+
+    def forecast(self, tokens: int) -> Prediction:  # type: ignore[override]
+        return Prediction(25.0, 1.0, tokens, 10.0, 0.81, 0.0)
 
 
 def test_stats() -> None:
@@ -285,11 +294,10 @@ def test_stats() -> None:
         "time to the first token: 0.25 s",
         "prefill: 100.0 tokens/s (17 computed, 3 cached)",
         "decode: 20.0 tokens/s (6 tokens)",
-        "predicted: 25.0 tokens/s; measured: 20.0",
+        "predicted 25, measured 20 tokens/s; hit rate predicted 0.81, measured 0.75",
         "memory, weights: 1.0 GiB",
         "memory, keys and values: 1.0 MiB",
         "memory, caches of other conversations: 3.0 MiB",
-        "experts found on the GPU: 81.0 %",
         "experts, prompts so far: █▄ ▄",
         "busiest 2.00 times the mean, idlest 0.00 (2 layers together)",
     ):
@@ -301,6 +309,15 @@ def test_stats_of_an_engine_that_tells_nothing() -> None:
     assert "decode: 20.0 tokens/s" in shown
     assert "memory" not in shown
     assert "experts" not in shown
+
+
+def test_the_toolbar_tells_of_hits() -> None:
+    from xverse_cli.chat.toolbar import Toolbar
+
+    chat, toolbar = Chat("hi", engine=Telling(["Reply."])), Toolbar()
+    toolbar.update(chat.repl)
+    assert toolbar.line(200).endswith("20.0 tokens/s · 75 % of experts on the GPU")
+    assert toolbar.line(30) == "context 27/4096 (1 %) · fake"
 
 
 def test_bars() -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from xverse_cli.chat.context import used_tokens
 from xverse_cli.generation import Reply
 from xverse_cli.messages import text
+from xverse_cli.report import forecast_line
 from xverse_runtime.types import EngineStatistics, TextGenerator
 
 if TYPE_CHECKING:
@@ -39,18 +40,15 @@ def statistics_lines(chat: Repl) -> list[str]:
             limit=engine.context_length,
         ),
     ]
-    lines += _reply_lines(chat.runner.last, told)
+    lines += _reply_lines(chat.runner.last, engine)
     lines += [text(f"stats.memory_{part}", size_bytes=taken) for part, taken in told.memory]
-    if told.hit_rate is not None:
-        lines.append(text("stats.hit_rate", percent=f"{100 * told.hit_rate:.1f}"))
     return lines + _expert_lines(told.expert_load)
 
 
-def _reply_lines(reply: Reply | None, told: EngineStatistics) -> list[str]:
+def _reply_lines(reply: Reply | None, engine: TextGenerator) -> list[str]:
     if reply is None:
         return [text("stats.no_reply")]
     usage, timings = reply.last.usage, reply.last.timings
-    measured = timings.decode_tokens_per_s
     lines = [
         text("stats.ttft", seconds=f"{timings.ttft_s:.2f}"),
         text(
@@ -59,14 +57,14 @@ def _reply_lines(reply: Reply | None, told: EngineStatistics) -> list[str]:
             tokens=usage.prompt_tokens - usage.cached_tokens,
             cached=usage.cached_tokens,
         ),
-        text("stats.decode", rate=f"{measured:.1f}", tokens=usage.completion_tokens),
+        text(
+            "stats.decode",
+            rate=f"{timings.decode_tokens_per_s:.1f}",
+            tokens=usage.completion_tokens,
+        ),
     ]
-    predicted = told.predicted_tokens_per_s
-    if predicted:
-        lines.append(
-            text("stats.predicted", predicted=f"{predicted:.1f}", measured=f"{measured:.1f}")
-        )
-    return lines
+    line = forecast_line(reply, engine)
+    return lines if line is None else [*lines, line]
 
 
 def _expert_lines(load: Sequence[Sequence[int]]) -> list[str]:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from prompt_toolkit.utils import get_cwidth
 
 from xverse_cli.chat.context import used_tokens
-from xverse_cli.chat.statistics import engine_statistics
 from xverse_cli.messages import text
 from xverse_runtime.types import LoadProgress
 
@@ -61,9 +60,9 @@ def _facts(chat: Repl) -> list[str]:
     if last is not None and last.last.timings.decode_tokens_per_s:
         rate = f"{last.last.timings.decode_tokens_per_s:.1f}"
         parts.append(text("toolbar.rate", rate=rate))
-    hit_rate = engine_statistics(engine).hit_rate
-    if hit_rate is not None:
-        parts.append(text("toolbar.hits", percent=round(100 * hit_rate)))
+    offload = engine.offload_statistics
+    if offload is not None and offload.hit_rate is not None:
+        parts.append(text("toolbar.hits", percent=round(100 * offload.hit_rate)))
     if chat.attachments.files:
         parts.insert(0, text("toolbar.files", count=len(chat.attachments.files)))
     return parts

@@ -145,11 +145,9 @@ CHAT_TEXTS: dict[str, str] = {
     "stats.ttft": "time to the first token: {seconds} s",
     "stats.prefill": "prefill: {rate} tokens/s ({tokens} computed, {cached} cached)",
     "stats.decode": "decode: {rate} tokens/s ({tokens} tokens)",
-    "stats.predicted": "predicted: {predicted} tokens/s; measured: {measured}",
     "stats.memory_weights": "memory, weights: {size_bytes}",
     "stats.memory_cache": "memory, keys and values: {size_bytes}",
     "stats.memory_kept": "memory, caches of other conversations: {size_bytes}",
-    "stats.hit_rate": "experts found on the GPU: {percent} %",
     "stats.experts": "experts, prompts so far: {bars}",
     "stats.evenness": "busiest {most} times the mean, idlest {least} ({layers} layers together)",
     # Sessions.
