@@ -51,6 +51,7 @@ class Chat:
         said: Sequence[Turn] = (),
         overflow: Overflow = "trim",
         saves: bool = False,
+        model: str = "./model",
         going_on: SavedSession | None = None,
         host: Callable[[Streams], Host] = lambda streams: Host(streams, {}),
     ) -> None:
@@ -71,7 +72,7 @@ class Chat:
         )
         if said and saves:
             self.recorder.start()
-        repl = Repl(self.runner, self.script, host(streams), settings=Settings(seed=seed))
+        repl = Repl(self.runner, self.script, host(streams), settings=Settings(model, seed=seed))
         if going_on is not None:
             self.conversation.become(going_on.conversation)
             self.recorder.resume(going_on)

@@ -472,6 +472,12 @@ def test_save_names_the_session_and_load_switches() -> None:
     assert chat.engine.prompts[1] == "user: one\nassistant: Reply.\nuser: three\nassistant: "
 
 
+def test_load_tells_of_another_model() -> None:
+    Chat("one", "/save trip", saves=True, model="./other")
+    assert "another model: /model ./other" in Chat("/load trip", saves=True).stderr
+    assert "another model" not in Chat("/load trip", saves=True, model="./other").stderr
+
+
 def test_save_begins_to_save_what_was_not_saved() -> None:
     chat = Chat("one", "/save", "two")
     assert latest_session().conversation == chat.conversation

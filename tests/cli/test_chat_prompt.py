@@ -89,6 +89,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_prompt_and_saves_what_was_typed(
         terminal.type("half a message")
         assert terminal.wait_for_end() == 5
         assert "error: out of memory" in terminal.text
+        assert "What you had written is saved" in terminal.text
     assert newest().unsent == "half a message"
 
 
@@ -312,6 +313,7 @@ def test_going_on_with_a_session(tmp_path: Path) -> None:
         terminal.wait_for("Hello there.")
         terminal.type("/exit\r")
         assert terminal.wait_for_end() == 0
+        assert f"To go on: xverse chat --resume {newest().id}" in terminal.text
     # The session brings its model along.
     with PseudoTerminal({"replies": ["Again."]}, "chat", "--continue") as terminal:
         terminal.wait_for("Going on with")

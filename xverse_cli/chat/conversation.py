@@ -116,6 +116,10 @@ class Conversation:
         self.left_out.clear()
         self.summary = None
 
+    def copy(self) -> Conversation:
+        """Another one that says the same."""
+        return Conversation(self.system, [*self.turns], [*self.left_out], self.summary)
+
     def become(self, other: Conversation) -> None:
         """Take over what ``other`` holds."""
         self.system, self.summary = other.system, other.summary

@@ -77,6 +77,8 @@ class Repl:
                 except EOFError:
                     return
         except LoadFailedError as failed:
+            if self.recorder.enabled and (self._source.unsent or self._prefill):
+                self.say(text("session.draft_saved"))
             raise failed.cause from None
         finally:
             self.recorder.draft(self._source.unsent or self._take_prefill())
@@ -163,6 +165,8 @@ class Repl:
         self.conversation.become(saved.conversation)
         self.attachments.clear()
         self.resumed(saved)
+        if saved.asked_for not in ("", self.settings.model):
+            self.say(text("session.other_model", model=saved.asked_for))
 
     def resumed(self, saved: SavedSession) -> None:
         """Show where a session had come to, and put at the prompt what was not answered."""

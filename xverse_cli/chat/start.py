@@ -19,10 +19,12 @@ from xverse_cli.chat.turn import TurnRunner
 from xverse_cli.chat.welcome import first_welcome, welcome
 from xverse_cli.generation import sampling_params
 from xverse_cli.host import Host, Loaded
+from xverse_cli.messages import text
 from xverse_cli.models.offer import find_or_fetch
 from xverse_cli.render.stream import reply_sink
 from xverse_cli.report import report_model
 from xverse_cli.settings import Settings
+from xverse_cli.streams import QUIET
 from xverse_runtime.errors import UsageError
 from xverse_runtime.types import SamplingParams
 
@@ -70,7 +72,9 @@ class Chat:
         self._source = self._make_source(settings)
         conversation = saved.conversation if saved else Conversation(settings.system)
         enabled = self.interactive or saved is not None if settings.save is None else settings.save
-        recorder = Recorder(conversation, streams.warn, enabled=enabled)
+        # A conversation that is not saved is no remark that -q could keep back.
+        loudly = streams.warn if streams.verbosity > QUIET else streams.error
+        recorder = Recorder(conversation, loudly, enabled=enabled)
         if saved is not None and enabled:
             recorder.resume(saved)
         if saved is not None and flags.get("system"):
@@ -109,13 +113,16 @@ class Chat:
         if not isinstance(source, TerminalPrompt) or not source.can_write_above:
             self._introduce(self._models.change(self._settings, self._found))
             self._repl.run()
-            return
-        load = self._load(source)
-        try:
-            self._repl.run()
-        finally:
-            source.close()
-            load.abandon()
+        else:
+            load = self._load(source)
+            try:
+                self._repl.run()
+            finally:
+                source.close()
+                load.abandon()
+        recorder = self._runner.recorder
+        if self.interactive and recorder.saving:
+            self._host.streams.say(text("session.goodbye", session=recorder.name or recorder.id))
 
     def _sampling(self) -> SamplingParams:
         return sampling_params(self._models.engine().default_sampling, self._settings)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from prompt_toolkit.utils import get_cwidth
 
 from xverse_cli.chat.context import used_tokens
 from xverse_cli.messages import text
+from xverse_runtime.errors import XverseError
 from xverse_runtime.types import LoadProgress
 
 if TYPE_CHECKING:
@@ -49,13 +51,14 @@ def _loading(chat: Repl, progress: LoadProgress) -> list[str]:
 
 def _facts(chat: Repl) -> list[str]:
     engine = chat.engine
-    used, limit = used_tokens(chat.conversation, engine), engine.context_length
-    name = engine.model_name.rstrip("/").rpartition("/")[2]
     parts = [
-        text("toolbar.context", used=used, limit=limit, percent=round(100 * used / limit)),
-        name,
+        engine.model_name.rstrip("/").rpartition("/")[2],
         text("toolbar.placement", device=engine.device, precision=engine.precision),
     ]
+    with suppress(XverseError):  # a template may refuse the conversation; its turns say so
+        used, limit = used_tokens(chat.conversation, engine), engine.context_length
+        percent = round(100 * used / limit)
+        parts.insert(0, text("toolbar.context", used=used, limit=limit, percent=percent))
     last = chat.runner.last
     if last is not None and last.last.timings.decode_tokens_per_s:
         rate = f"{last.last.timings.decode_tokens_per_s:.1f}"

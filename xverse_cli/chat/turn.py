@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from dataclasses import replace
 from typing import Literal
 
@@ -89,8 +88,7 @@ class TurnRunner:
             KeyboardInterrupt: `Terminated`, after what was said so far was kept.
             OSError: the reply could not be shown; what was said so far was kept.
         """
-        whole = self.conversation
-        turn = _OneTurn(deepcopy(whole), user, partial.assistant if partial else "")
+        turn = _OneTurn(self.conversation.copy(), user, partial.assistant if partial else "")
         if at is not None:
             turn.context.keep(at)
         if partial is None:

@@ -165,6 +165,9 @@ CHAT_TEXTS: dict[str, str] = {
     "session.damaged": "Lines of its file that could not be read: {count}. Everything else is"
     " here.",
     "session.unsent": "What you had written is back at the prompt.",
+    "session.other_model": "It was last answered by another model: /model {model}",
+    "session.goodbye": "Saved. To go on: xverse chat --resume {session}",
+    "session.draft_saved": "What you had written is saved: xverse chat --continue brings it back.",
     "session.exported": "Written: {path}",
     "session.heading_session": "SESSION",
     "session.heading_changed": "LAST TURN",
