@@ -152,12 +152,12 @@ def test_a_terminal_that_marks_no_pastes(tmp_path: Path, ending: str) -> None:
     with PseudoTerminal({}, *CHAT, str(tmp_path)) as terminal:
         begin(terminal)
         time.sleep(0.2)  # a person has looked at the prompt
-        terminal.type("line 1\rline 2\r/exit" + ending)
+        terminal.type("line 1\r\rline 2\r/exit" + ending)
         terminal.wait_for("/exit")
         time.sleep(0.3)
         terminal.type("\r")
         terminal.wait_for("Hello there.")
-        assert [message.rstrip("\n") for message in messages()] == ["line 1\nline 2\n/exit"]
+        assert [message.rstrip("\n") for message in messages()] == ["line 1\n\nline 2\n/exit"]
 
 
 def test_chinese_in_pieces_and_a_cursor_among_wide_characters(tmp_path: Path) -> None:

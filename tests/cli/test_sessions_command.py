@@ -92,7 +92,12 @@ def test_piped_chats_are_saved_when_asked_to_be(cli: Cli) -> None:
     assert session_paths() == []
     cli("chat", "--save", stdin=b"one\n")
     assert [turn.user for turn in latest_session().conversation.turns] == ["one"]
-    cli("chat", "--continue", stdin=b"two\n")
+    with latest_session().path.open("ab") as file:
+        file.write(b"damage\n")
+    result = cli("chat", "--continue", stdin=b"two\n")
+    assert (
+        result.stderr == "Lines of its file that could not be read: 1. Everything else is here.\n"
+    )
     cli("chat", "--resume", latest_session().id[-6:], stdin=b"three\n")
     assert [turn.user for turn in latest_session().conversation.turns] == ["one", "two", "three"]
     cli("chat", "--continue", "--no-save", stdin=b"four\n")

@@ -46,7 +46,8 @@ class EnterKey:
 
     def press(self, event: Any) -> None:
         buffer, now = event.current_buffer, time.monotonic()
-        self._settle(buffer)
+        if self._waiting is not None:  # two within a moment: an empty line of a paste
+            self._break(buffer, self._waiting)
         if self.pastes_are_marked or now - self._began < _TYPED_AHEAD_S:
             buffer.validate_and_handle()
         elif now - self._last_break < _AFTER_BURST_S:
@@ -56,20 +57,16 @@ class EnterKey:
             asyncio.get_running_loop().call_later(_BURST_S, self._decide, event.app, pressed)
 
     def _decide(self, app: Any, pressed: Document) -> None:
+        buffer = app.current_buffer
         if self._waiting is not pressed or not app.is_running:
             return
-        if not self._settle(app.current_buffer):
-            app.current_buffer.validate_and_handle()
-
-    def _settle(self, buffer: Any) -> bool:
-        """Whether text has followed the Enter that waits, which was a line break then."""
-        pressed, self._waiting = self._waiting, None
-        if pressed is None or buffer.text == pressed.text:
-            return False
-        self._break(buffer, pressed)
-        return True
+        if buffer.text != pressed.text:  # something has followed
+            self._break(buffer, pressed)
+        else:
+            buffer.validate_and_handle()
 
     def _break(self, buffer: Any, at: Document) -> None:
+        self._waiting = None
         position = at.cursor_position
         moved = buffer.cursor_position + (buffer.cursor_position >= position)
         text = f"{buffer.text[:position]}\n{buffer.text[position:]}"

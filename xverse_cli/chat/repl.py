@@ -168,9 +168,15 @@ class Repl:
         if saved.asked_for not in ("", self.settings.model):
             self.say(text("session.other_model", model=saved.asked_for))
 
-    def resumed(self, saved: SavedSession) -> None:
-        """Show where a session had come to, and put at the prompt what was not answered."""
-        for line in resumed_lines(saved):
+    def resumed(self, saved: SavedSession, *, shown: bool = True) -> None:
+        """Show where a session had come to, and put at the prompt what was not answered.
+
+        Args:
+            shown: otherwise only say what is wrong with its file.
+        """
+        if saved.damaged:
+            self.say(text("session.damaged", count=saved.damaged))
+        for line in resumed_lines(saved) if shown else ():
             self.say(line)
         self.suggest(saved.unsent)
 

@@ -108,7 +108,7 @@ class Chat:
         if self.interactive:
             first_welcome(self._host.streams)
         if self._saved is not None:
-            self._repl.resumed(self._saved)
+            self._repl.resumed(self._saved, shown=self.interactive)
         source = self._source
         if not isinstance(source, TerminalPrompt) or not source.can_write_above:
             self._introduce(self._models.change(self._settings, self._found))

@@ -25,12 +25,10 @@ def session_rows(sessions: Iterable[SavedSession], current: str = "") -> list[st
 
 
 def resumed_lines(session: SavedSession) -> list[str]:
-    """Where a session had come to: its last turn, and what is wrong with its file."""
+    """Where a session had come to."""
     turns = session.conversation.all_turns
     name = f"{session.id} ({session.name})" if session.name else session.id
     lines = [text("session.resumed", session=name, turns=len(turns))]
-    if session.damaged:
-        lines.append(text("session.damaged", count=session.damaged))
     if turns:
         lines.append(text("show.message", number=len(turns), words=turns[-1].user))
         lines.append(turns[-1].assistant.rstrip("\n"))
