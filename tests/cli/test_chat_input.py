@@ -64,6 +64,25 @@ def test_chinese_arrives_in_pieces(read: Read, keys: PipeInput) -> None:
     assert read("\r") == "混合"
 
 
+LEFT, RIGHT, BACKSPACE, DELETE = "\x1b[D", "\x1b[C", "\x7f", "\x1b[3~"
+
+
+@pytest.mark.parametrize(
+    "one", ["中", "👩\u200d💻", "e\u0301", "👍🏽", "🇨🇳", "각", "❤\ufe0f"], ids=ascii
+)
+def test_the_cursor_moves_over_what_readers_see_as_one(read: Read, one: str) -> None:
+    assert read(f"a{one}b{LEFT}{LEFT}|\r") == f"a|{one}b"
+    assert read(f"a{one}b{LEFT * 3}{RIGHT * 2}|\r") == f"a{one}|b"
+    assert read(f"a{one}{BACKSPACE}b\r") == "ab"
+    assert read(f"a{one}b{LEFT}{LEFT}{DELETE}\r") == "ab"
+
+
+def test_the_cursor_stays_in_its_line_and_backspace_joins_lines(read: Read) -> None:
+    assert read(f"a\nb{LEFT * 3}|\r") == "a\n|b"
+    assert read(f"a\nb{LEFT}{BACKSPACE}|\r") == "a|b"
+    assert read(f"a\nb\x1b[A{RIGHT * 9}{DELETE}\r") == "ab"
+
+
 def test_prefill_can_be_changed(read: Read) -> None:
     assert read("!\r", "again") == "again!"
 

@@ -121,6 +121,7 @@ class TerminalPrompt:
             history=open_history(streams, self._pastes.expand, writes=keeps_history),
             auto_suggest=AutoSuggestFromHistory(),
             completer=completer,
+            complete_in_thread=True,  # sessions and folders are read from the disk
             # The menu needs room below the prompt: only where there is something to complete.
             complete_while_typing=Condition(lambda: self._buffer.text.startswith("/")),
             bottom_toolbar=toolbar and (lambda: toolbar(self._columns)),

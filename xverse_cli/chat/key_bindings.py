@@ -12,6 +12,8 @@ from prompt_toolkit.filters import has_focus
 from prompt_toolkit.key_binding import KeyBindings
 from prompt_toolkit.keys import Keys
 
+from xverse_cli.chat.clusters import bind_clusters
+
 if TYPE_CHECKING:
     from xverse_cli.chat.pasting import Pastes
 
@@ -79,6 +81,8 @@ def key_bindings(pastes: Pastes, enter: EnterKey) -> KeyBindings:
     keys = KeyBindings()
     # While the history is searched, the keys are the search's.
     at_prompt = has_focus(DEFAULT_BUFFER)
+
+    bind_clusters(keys, at_prompt)
 
     @keys.add("enter", filter=at_prompt)
     def _send(event: Any) -> None:
