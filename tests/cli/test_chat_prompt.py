@@ -142,9 +142,12 @@ def test_a_placeholder_is_deleted_as_a_whole(tmp_path: Path) -> None:
         terminal.type("ab")
         terminal.type(PASTE.format("x\r" * 30))
         terminal.wait_for("ab[30 lines pasted]")
-        terminal.type("\x7f\x7fc\r")
+        terminal.type("\x7f\x7fc")
+        terminal.type(PASTE.format("word " * 500))
+        terminal.wait_for("ac[2500 characters pasted]")
+        terminal.type("\r")
         terminal.wait_for("Hello there.")
-        assert messages() == ["ac"]
+        assert messages() == ["ac" + "word " * 500]
 
 
 @pytest.mark.parametrize("ending", ["", "\r"])

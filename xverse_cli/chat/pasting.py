@@ -11,7 +11,9 @@ from prompt_toolkit.layout.utils import explode_text_fragments
 
 from xverse_cli.messages import text
 
-MOST_LINES = 20  # of a paste that is shown as it is
+# Of a paste that is shown as it is.
+MOST_LINES = 20
+MOST_CHARACTERS = 20 * 80
 _FIRST, _LAST = 0xF0000, 0xFFFFD  # characters without a meaning: Private Use Plane 15
 
 
@@ -26,7 +28,7 @@ class Pastes:
         pasted = pasted.replace("\r\n", "\n").replace("\r", "\n")
         # A paste with such a character in it could be taken for a placeholder itself.
         is_plain = not any(chr(_FIRST) <= character <= chr(_LAST) for character in pasted)
-        if is_plain and len(pasted.rstrip("\n").split("\n")) <= MOST_LINES:
+        if is_plain and _lines(pasted) <= MOST_LINES and len(pasted) <= MOST_CHARACTERS:
             return pasted
         mark = chr(_FIRST + len(self._texts))
         self._texts[mark] = pasted
@@ -41,7 +43,13 @@ class Pastes:
         pasted = self._texts.get(character)
         if pasted is None:
             return None
-        return text("paste.placeholder", lines=len(pasted.rstrip("\n").split("\n")))
+        if _lines(pasted) > MOST_LINES:
+            return text("paste.placeholder", lines=_lines(pasted))
+        return text("paste.long_placeholder", count=len(pasted))
+
+
+def _lines(pasted: str) -> int:
+    return len(pasted.rstrip("\n").split("\n"))
 
 
 class PlaceholderProcessor(Processor):

@@ -47,6 +47,7 @@ CHAT_TEXTS: dict[str, str] = {
     "chat.turn_named": '{number} "{words}"',
     "chat.no_history": "The history cannot be kept in {path}: {detail}.",
     "paste.placeholder": "[{lines} lines pasted]",
+    "paste.long_placeholder": "[{count} characters pasted]",
     "toolbar.loading": "loading {model}: {percent} %",
     "toolbar.type_ahead": "type ahead: what you send is answered then",
     "toolbar.context": "context {used}/{limit} ({percent} %)",
