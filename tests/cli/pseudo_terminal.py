@@ -98,6 +98,14 @@ class PseudoTerminal:
                 return self.text.count(wanted) >= count
         return True
 
+    def press_until(self, key: str, wanted: str) -> None:
+        """Press a key, again if nothing comes of it, as a person does on a busy machine."""
+        end = time.monotonic() + TIMEOUT_S
+        while wanted not in self.text:
+            assert time.monotonic() < end, f"no {wanted!r} in:\n{self.text}"
+            self.type(key)
+            self.wait_for_pause()
+
     def wait_for_pause(self) -> None:
         """Read until nothing new has come for a moment, as a person looks at the screen."""
         before = -1

@@ -82,6 +82,12 @@ def test_edit_of_an_earlier_message_says_what_it_replaces() -> None:
     assert latest_session().conversation == chat.conversation
 
 
+def test_a_message_that_looks_like_a_command_stays_one_when_edited() -> None:
+    chat = Chat("//exit", "/edit", "//exit!")
+    assert chat.script.prefills[2] == "//exit"
+    assert chat.conversation.turns == [Turn("/exit!", "Reply.")]
+
+
 def test_an_edit_that_is_given_up_changes_nothing() -> None:
     chat = Chat("one", "/edit", KeyboardInterrupt, "two")
     assert [turn.user for turn in chat.conversation.turns] == ["one", "two"]

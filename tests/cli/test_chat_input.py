@@ -15,6 +15,7 @@ from prompt_toolkit.output import DummyOutput
 from tests.cli.conftest import memory_stream, written
 from xverse_cli.chat.history import PrivateHistory, open_history
 from xverse_cli.chat.input import PipedLines, TerminalPrompt, message_source
+from xverse_cli.chat.slash import as_message
 from xverse_cli.settings import state_dir
 from xverse_cli.streams import Streams
 
@@ -55,6 +56,15 @@ def test_alt_enter_and_ctrl_j_start_a_new_line(read: Read) -> None:
 
 def test_a_paste_is_one_message(read: Read) -> None:
     assert read("\x1b[200~/exit\r\nline 2\rline 3\x1b[201~\r") == "/exit\nline 2\nline 3"
+
+
+@pytest.mark.parametrize("pasted", ["/exit", "// a comment\nint x;", "//", "x /exit"])
+def test_a_paste_that_looks_like_a_command_is_text(read: Read, pasted: str) -> None:
+    assert as_message(read(f"\x1b[200~{pasted}\x1b[201~\r")) == pasted
+
+
+def test_behind_other_text_a_paste_is_as_it_is(read: Read) -> None:
+    assert read("/load \x1b[200~/abc\x1b[201~\r") == "/load /abc"
 
 
 def test_chinese_arrives_in_pieces(read: Read, keys: PipeInput) -> None:

@@ -94,7 +94,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_prompt_and_saves_what_was_typed(
 
 
 def test_a_paste_is_one_message_whatever_it_contains(tmp_path: Path) -> None:
-    with PseudoTerminal({"replies": ["A.", "B."]}, *CHAT, str(tmp_path)) as terminal:
+    with PseudoTerminal({"replies": ["A.", "B.", "C."]}, *CHAT, str(tmp_path)) as terminal:
         begin(terminal)
         terminal.type(PASTE.format("/exit\r/help\rend"))
         terminal.wait_for("end")
@@ -102,7 +102,9 @@ def test_a_paste_is_one_message_whatever_it_contains(tmp_path: Path) -> None:
         terminal.wait_for("A.")
         terminal.type(PASTE.format("one\ttab and \x1b[A escapes") + "\r")
         terminal.wait_for("B.")
-        assert messages() == ["/exit\n/help\nend", "one\ttab and \x1b[A escapes"]
+        terminal.type(PASTE.format("/exit") + "\r")
+        terminal.wait_for("C.")
+        assert messages() == ["/exit\n/help\nend", "one\ttab and \x1b[A escapes", "/exit"]
 
 
 def test_a_paste_while_a_reply_is_written_is_one_message_too(tmp_path: Path) -> None:
@@ -256,20 +258,17 @@ def test_completion(tmp_path: Path) -> None:
         terminal.wait_for("/context")
         terminal.type("te")
         terminal.wait_for_pause()
-        terminal.type("\t")
-        terminal.wait_for("> /context")
+        terminal.press_until("\t", "> /context")
         terminal.type("\r")
         terminal.wait_for("of 4096 tokens")
         terminal.type(f"/file {tmp_path}/notes")
         terminal.wait_for_pause()
-        terminal.type("\t")
-        terminal.wait_for("notes-of-today.txt")
+        terminal.press_until("\t", "/notes-of-today.txt")
         terminal.type("\r")
         terminal.wait_for("notes-of-today.txt: 28 tokens")
         terminal.type("/set tempe")
         terminal.wait_for_pause()
-        terminal.type("\t")
-        terminal.wait_for("> /set temperature")
+        terminal.press_until("\t", "> /set temperature")
         terminal.type(" 0.25\r")
         terminal.wait_for("temperature is now 0.25")
 

@@ -11,6 +11,7 @@ from tests.cli.fake_engine import FakeEngine
 from tests.cli.scripted_chat import Chat, Interrupted
 from xverse_cli.chat.commands import COMMANDS, as_message
 from xverse_cli.chat.conversation import Turn
+from xverse_cli.chat.slash import as_line
 from xverse_runtime.errors import GenerationError
 from xverse_runtime.types import CancelFlag, GenerationChunk, SamplingParams
 
@@ -42,6 +43,11 @@ def test_blank_lines_are_no_messages() -> None:
 )
 def test_commands_and_text(line: str, message: str | None) -> None:
     assert as_message(line) == message
+
+
+@pytest.mark.parametrize("message", ["hello", "/exit", "/exit\nmore", "//x", "// a\nb", "/", " /"])
+def test_every_message_has_a_line(message: str) -> None:
+    assert as_message(as_line(message)) == message
 
 
 def test_help_lists_every_command_and_key() -> None:

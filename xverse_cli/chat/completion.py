@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
 from prompt_toolkit.document import Document
 
-from xverse_cli.chat.commands import COMMANDS, as_message, command_named
+from xverse_cli.chat.commands import COMMANDS, command_named
+from xverse_cli.chat.slash import as_message
 from xverse_cli.messages import text
 
 if TYPE_CHECKING:

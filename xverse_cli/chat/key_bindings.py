@@ -13,6 +13,7 @@ from prompt_toolkit.key_binding import KeyBindings
 from prompt_toolkit.keys import Keys
 
 from xverse_cli.chat.clusters import bind_clusters
+from xverse_cli.chat.slash import as_line
 
 if TYPE_CHECKING:
     from xverse_cli.chat.pasting import Pastes
@@ -96,7 +97,10 @@ def key_bindings(pastes: Pastes, enter: EnterKey) -> KeyBindings:
     @keys.add(Keys.BracketedPaste, filter=at_prompt)
     def _paste(event: Any) -> None:
         enter.pastes_are_marked = True
-        event.current_buffer.insert_text(pastes.insert(event.data))
+        buffer, pasted = event.current_buffer, event.data.replace("\r\n", "\n").replace("\r", "\n")
+        # What is pasted is text: the user sees the second slash, and can take it away.
+        escape = "" if buffer.cursor_position or as_line(pasted) == pasted else "/"
+        buffer.insert_text(escape + pastes.insert(pasted))
 
     @keys.add("c-c", filter=at_prompt)
     def _interrupt(event: Any) -> None:

@@ -24,8 +24,7 @@ class Pastes:
         self._texts: dict[str, str] = {}
 
     def insert(self, pasted: str) -> str:
-        """What goes into the prompt for ``pasted``."""
-        pasted = pasted.replace("\r\n", "\n").replace("\r", "\n")
+        """What goes into the prompt for ``pasted``, whose lines end by ``\\n``."""
         # A paste with such a character in it could be taken for a placeholder itself.
         is_plain = not any(chr(_FIRST) <= character <= chr(_LAST) for character in pasted)
         if is_plain and _lines(pasted) <= MOST_LINES and len(pasted) <= MOST_CHARACTERS:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from xverse_cli.chat.attachments import Attachments
-from xverse_cli.chat.commands import as_message, run_command
+from xverse_cli.chat.commands import run_command
 from xverse_cli.chat.conversation import Turn
 from xverse_cli.chat.input import ClearedInput, MessageSource
 from xverse_cli.chat.loading import LoadFailedError, Models
 from xverse_cli.chat.sessions.listing import resumed_lines
 from xverse_cli.chat.sessions.reading import SavedSession
+from xverse_cli.chat.slash import as_line, as_message
 from xverse_cli.chat.turn import Outcome, TurnRunner
 from xverse_cli.generation import sampling_params
 from xverse_cli.host import Host
@@ -92,14 +93,14 @@ class Repl:
         """End the chat after this command."""
         self._leaving = True
 
-    def suggest(self, message: str, edited: int | None = None) -> None:
-        """Put text at the next prompt.
+    def suggest(self, line: str, edited: int | None = None) -> None:
+        """Put a line at the next prompt.
 
         Args:
             edited: the place of the turn, in the whole conversation, that is replaced once it has
                 been sent.
         """
-        self._prefill, self._edited = message, edited
+        self._prefill, self._edited = line, edited
 
     def retry(self, at: int) -> None:
         """Answer the message of a turn again, in place of it and what came after it."""
@@ -178,7 +179,7 @@ class Repl:
             self.say(text("session.damaged", count=saved.damaged))
         for line in resumed_lines(saved) if shown else ():
             self.say(line)
-        self.suggest(saved.unsent)
+        self.suggest(as_line(saved.unsent))
 
     def as_saved(self) -> SavedSession:
         """The conversation as it would be read from its file."""
@@ -255,7 +256,7 @@ class Repl:
         try:
             self.ready()
         except (LoadFailedError, KeyboardInterrupt) as error:
-            self._prefill = message  # nobody else has it yet
+            self._prefill = as_line(message)  # nobody else has it yet
             if isinstance(error, (LoadFailedError, Terminated)) or not self._source.interactive:
                 raise
             return "nothing"

@@ -11,6 +11,7 @@ from xverse_cli.chat.commands.registry import SlashCommand
 from xverse_cli.chat.commands.setting import SETTING
 from xverse_cli.chat.commands.talking import TALKING
 from xverse_cli.chat.keys import KEYS
+from xverse_cli.chat.slash import as_message
 from xverse_cli.messages import text
 
 if TYPE_CHECKING:
@@ -46,17 +47,6 @@ _BY_NAME = {command.name: command for command in COMMANDS}
 def key_rows() -> list[tuple[str, str]]:
     """The keys and what they do."""
     return [(text(f"keys.{name}"), text(f"keys.{name}_does")) for name in KEYS]
-
-
-def as_message(line: str) -> str | None:
-    """The message an input is, or ``None`` when it is a command.
-
-    Only a single line that begins with one slash is a command: what was pasted with line breaks
-    is text whatever it begins with, and ``//`` stands for a slash.
-    """
-    if line.startswith("//"):
-        return line[1:]
-    return None if line.startswith("/") and "\n" not in line else line
 
 
 def command_named(name: str) -> SlashCommand | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from xverse_cli.chat.commands.registry import SlashCommand
 from xverse_cli.chat.commands.replay import REPLAY
 from xverse_cli.chat.commands.turn_numbers import turn_place
+from xverse_cli.chat.slash import as_line
 from xverse_cli.messages import text
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def _edit(chat: Repl, argument: str) -> None:
     turns = chat.conversation.all_turns
     if at < len(turns) - 1:
         chat.say(text("command.edit_drops", number=at + 1, last=len(turns)))
-    chat.suggest(turns[at].user, edited=at)
+    chat.suggest(as_line(turns[at].user), edited=at)
 
 
 def _undo(chat: Repl, argument: str) -> None:
