@@ -127,6 +127,8 @@ def test_a_retry_stopped_before_it_began_keeps_the_old_reply() -> None:
     engine.after = 0
     chat = Chat("/retry", engine=engine, said=[Turn("one", "A.")])
     assert chat.conversation.turns == [Turn("one", "A.")]
+    assert "the conversation is as it was" in chat.stderr
+    assert "back at the prompt" not in chat.stderr
 
 
 class TwiceInterrupted(FakeEngine):

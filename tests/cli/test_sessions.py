@@ -137,6 +137,10 @@ def test_a_message_without_a_reply_is_not_lost() -> None:
     saved = read_session(writing.recorder.path)
     assert saved.unsent == "two, which took long to write"
     assert [turn.user for turn in saved.conversation.turns] == ["one"]
+    writing.recorder.message("/exit, as text")
+    assert read_session(writing.recorder.path).unsent == "//exit, as text"
+    writing.recorder.draft("/help")
+    assert read_session(writing.recorder.path).unsent == "/help"
 
 
 def test_a_message_that_was_given_up_does_not_come_back() -> None:

@@ -105,7 +105,7 @@ class Repl:
     def retry(self, at: int) -> None:
         """Answer the message of a turn again, in place of it and what came after it."""
         self._attempt += 1
-        self._answer(self.conversation.all_turns[at].user, at=at)
+        self._answer(self.conversation.all_turns[at].user, at=at, again=True)
 
     def go_on(self, turn: Turn) -> None:
         """Go on with the reply of the last turn."""
@@ -179,7 +179,7 @@ class Repl:
             self.say(text("session.damaged", count=saved.damaged))
         for line in resumed_lines(saved) if shown else ():
             self.say(line)
-        self.suggest(as_line(saved.unsent))
+        self.suggest(saved.unsent)
 
     def as_saved(self) -> SavedSession:
         """The conversation as it would be read from its file."""
@@ -235,7 +235,14 @@ class Repl:
         except XverseError as error:
             self._fail(error)
 
-    def _answer(self, message: str, *, at: int | None = None, partial: Turn | None = None) -> bool:
+    def _answer(
+        self,
+        message: str,
+        *,
+        at: int | None = None,
+        partial: Turn | None = None,
+        again: bool = False,
+    ) -> bool:
         """Answer a message; whether the conversation has gained a turn."""
         try:
             outcome = self._outcome(message, at, partial)
@@ -248,9 +255,14 @@ class Repl:
             return True
         if not self._source.interactive:
             raise KeyboardInterrupt
-        kept = outcome == "interrupted"
-        self.host.streams.say(text("chat.interrupted" if kept else "chat.interrupted_early"))
-        return kept
+        if outcome == "nothing":
+            # A new or changed message comes back to the prompt, another reply was only asked for.
+            replaces = again or partial is not None
+            key = "chat.interrupted_unchanged" if replaces else "chat.interrupted_early"
+            self.host.streams.say(text(key))
+            return False
+        self.host.streams.say(text("chat.interrupted"))
+        return True
 
     def _outcome(self, message: str, at: int | None, partial: Turn | None) -> Outcome:
         try:

@@ -37,6 +37,8 @@ CHAT_TEXTS: dict[str, str] = {
     "chat.interrupted": "Stopped. What was said so far stays in the conversation; /continue goes"
     " on from there.",
     "chat.interrupted_early": "Stopped before the reply began. Your message is back at the prompt.",
+    "chat.interrupted_unchanged": "Stopped before anything was written; the conversation is as it"
+    " was.",
     "chat.empty_reply": "The model said nothing.",
     "chat.dropping": "The conversation no longer fits: leaving out the oldest {turns} of {total}"
     " turns ({tokens} tokens): {which}.",

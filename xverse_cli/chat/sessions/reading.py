@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from xverse_cli.chat.conversation import Conversation, Made, Turn
+from xverse_cli.chat.slash import as_line
 from xverse_runtime.errors import IntegrityError, UsageError
 
 VERSION = 1
@@ -20,7 +21,7 @@ class SavedSession:
 
     Args:
         asked_for: the model by the name the user called it; ``model`` as it calls itself.
-        unsent: a message that got no reply, or text that was never sent.
+        unsent: the input that is a message without a reply, or that was never sent.
         damaged: lines that could not be read: the last one of a process that was killed, or worse.
     """
 
@@ -108,7 +109,11 @@ def _system(session: SavedSession, record: Mapping[str, Any]) -> None:
     session.conversation.system = None if system is None else str(system)
 
 
-def _unsent(session: SavedSession, record: Mapping[str, Any]) -> None:
+def _message(session: SavedSession, record: Mapping[str, Any]) -> None:
+    session.unsent = as_line(str(record["text"]))
+
+
+def _draft(session: SavedSession, record: Mapping[str, Any]) -> None:
     session.unsent = str(record["text"])
 
 
@@ -155,8 +160,8 @@ _READERS = {
     "model": _model,
     "name": _name,
     "system": _system,
-    "message": _unsent,
-    "draft": _unsent,
+    "message": _message,
+    "draft": _draft,
     "turn": _turn,
     "undo": _undo,
 }

@@ -11,6 +11,7 @@ from xverse_cli.chat.conversation import Conversation, Made, Turn
 from xverse_cli.chat.sessions.folder import new_session_path
 from xverse_cli.chat.sessions.journal import Journal
 from xverse_cli.chat.sessions.reading import VERSION, SavedSession
+from xverse_cli.chat.slash import as_line
 from xverse_cli.messages import text
 from xverse_runtime.errors import XverseError
 
@@ -38,7 +39,7 @@ class Recorder:
         self._begun = False
         self._failing = False
         self.name = ""
-        self.unsent = ""  # a message without a reply, or a draft, that the file holds
+        self.unsent = ""  # the input that the file holds for the next prompt
 
     @property
     def id(self) -> str:
@@ -92,7 +93,7 @@ class Recorder:
 
     def message(self, message: str) -> None:
         """A message that is about to be answered."""
-        self.unsent = message
+        self.unsent = as_line(message)
         self._write({"type": "message", "text": message})
 
     def turn(self) -> None:
@@ -113,7 +114,7 @@ class Recorder:
             self._write(self._system_record())
 
     def draft(self, draft: str) -> None:
-        """Text that was typed and not sent; empty where the user has given up what was there."""
+        """What was typed and not sent; empty where the user has given up what was there."""
         if draft != self.unsent:
             self.unsent = draft
             self._write({"type": "draft", "text": draft})
