@@ -271,6 +271,8 @@ def test_completion(tmp_path: Path) -> None:
         terminal.press_until("\t", "> /set temperature")
         terminal.type(" 0.25\r")
         terminal.wait_for("temperature is now 0.25")
+        terminal.type("/set overflow su")
+        terminal.press_until("\t", "> /set overflow summarise")
 
 
 def test_the_toolbar_tells_what_matters_as_far_as_there_is_room(tmp_path: Path) -> None:

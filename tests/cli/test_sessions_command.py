@@ -11,6 +11,7 @@ from tests.cli.conftest import Cli
 from tests.cli.fake_engine import FakeEngine
 from tests.cli.scripted_chat import Chat
 from xverse_cli.chat.sessions.folder import latest_session, saved_sessions, session_paths
+from xverse_cli.settings import state_dir
 
 
 @pytest.fixture
@@ -120,3 +121,12 @@ def test_overflow_is_a_setting(cli: Cli) -> None:
     assert result.code == 7
     assert "the conversation has" in result.stderr
     assert "not one of trim, error, summarise" in cli("chat", "--overflow", "drop").stderr
+
+
+def test_a_conversation_that_is_not_saved_is_said_even_when_quiet(cli: Cli) -> None:
+    state_dir().parent.mkdir(parents=True)
+    state_dir().write_text("in the way")
+    for quiet in ([], ["-q"]):
+        result = cli("chat", "--save", *quiet, stdin=b"one\n")
+        assert (result.code, result.stdout) == (0, b"Hello there.\n")
+        assert "NOT SAVED" in result.stderr

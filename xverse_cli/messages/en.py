@@ -311,7 +311,8 @@ TEXTS: dict[str, str] = {
     "exit.resources": "Not enough memory or disk.",
     "exit.context_overflow": "The prompt does not fit the context.",
     "exit.partly_failed": "Some of several messages failed (`chat` with piped input).",
-    "exit.interrupted": "Interrupted by Ctrl-C or SIGTERM; what came before is on stdout.",
+    "exit.interrupted": "Interrupted by Ctrl-C, SIGTERM or a closed terminal; what came before is"
+    " on stdout.",
     "variable.config": "Path of the settings file.",
     "variable.lang": "Language of messages: `en`; otherwise that of the locale, if there is one.",
     "variable.debug": "`1` shows the traceback of an error.",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from xverse_cli.chat.commands.registry import SlashCommand
 from xverse_cli.generation import SAMPLING, sampling_params
 from xverse_cli.messages import text
-from xverse_cli.settings import SETTINGS, Settings
+from xverse_cli.settings import SETTINGS, Overflow, Settings
 from xverse_runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _model(chat: Repl, argument: str) -> None:
 
 
 def _names(chat: Repl) -> list[str]:
-    return [*NAMES]
+    return [*NAMES, *(f"overflow {policy}" for policy in get_args(Overflow))]
 
 
 def _models(chat: Repl) -> list[str]:
