@@ -54,10 +54,10 @@ format: ## rewrite the code in the one format
 	$(VENV)/python -m ruff check --fix .
 	$(VENV)/python -m ruff format .
 
-docs: ## renew the outputs in README.md and the tables in docs/cli.md
+docs: ## renew the outputs in README.md and the tables in docs/
 	@sh tools/install.sh test
 	@$(VENV)/python tools/readme_examples.py
-	@$(VENV)/python -m xverse_cli.reference docs/cli.md
+	@$(VENV)/python -m xverse_cli.reference docs/cli.md docs/chat.md
 
 clean: ## remove caches and build products
 	rm -f kernels/xverse_kernels/cpu/_native* .venv/.xverse-installed-*

@@ -34,6 +34,7 @@ def build_app() -> typer.Typer:
         listing,
         pull,
         rm,
+        sessions,
         show,
         verify,
     )
@@ -57,6 +58,7 @@ def build_app() -> typer.Typer:
             typer.echo(ctx.get_help())
 
     chat.register(app)
+    sessions.register(app)
     generate.register(app)
     pull.register(app)
     listing.register(app)

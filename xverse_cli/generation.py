@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,7 +18,7 @@ from xverse_runtime.types import (
 )
 
 # Setting: field of SamplingParams.
-_SAMPLING = {
+SAMPLING = {
     "temperature": "temperature",
     "top_k": "top_k",
     "top_p": "top_p",
@@ -59,7 +59,7 @@ def sampling_params(
     """The model's own settings with the user's in their place."""
     values: dict[str, Any] = {
         name: getattr(settings, key)
-        for key, name in _SAMPLING.items()
+        for key, name in SAMPLING.items()
         if getattr(settings, key) is not None
     }
     return replace(defaults, **values, stop=(*defaults.stop, *stop), logprobs=logprobs)
@@ -67,8 +67,14 @@ def sampling_params(
 
 def sampling_settings(params: SamplingParams, seed: int) -> dict[str, object]:
     """The settings of a reply under the names users give them."""
-    values = {key: getattr(params, name) for key, name in _SAMPLING.items()}
+    values = {key: getattr(params, name) for key, name in SAMPLING.items()}
     return {**values, "seed": seed, "stop": list(params.stop)}
+
+
+def params_of_settings(settings: Mapping[str, Any]) -> SamplingParams:
+    """The other way round: what `sampling_settings` gave, as it was saved."""
+    values = {name: settings[key] for key, name in SAMPLING.items()}
+    return SamplingParams(**values, stop=tuple(settings["stop"]))
 
 
 def run_generation(

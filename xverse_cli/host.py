@@ -86,18 +86,32 @@ class Host:
         Args:
             model: where it is, when that has been found out before.
         """
-        from xverse_cli.models import last_use
         from xverse_cli.models.offer import find_or_fetch
         from xverse_cli.render.progress import byte_bar
 
         model = model or find_or_fetch(settings, self)
-        started = time.perf_counter()
         description = text("load.progress", model=settings.model)
+        with byte_bar(description, self.watched_stderr) as progress:
+            return self.load_found(settings, model, progress, self.streams.warn)
+
+    def load_found(
+        self,
+        settings: Settings,
+        model: FoundModel,
+        progress: ProgressCallback,
+        warn: Callable[[str], None],
+    ) -> Loaded:
+        """Load a model that was found, showing nothing.
+
+        Args:
+            progress: told how far it is.
+            warn: told, in words, what the engine gives up when memory is short.
+        """
+        from xverse_cli.models import last_use
+
+        started = time.perf_counter()
         try:
-            with byte_bar(description, self.watched_stderr) as progress:
-                engine = self.load(
-                    model, settings, progress, self.streams.warn, self.streams.verbosity
-                )
+            engine = self.load(model, settings, progress, warn, self.streams.verbosity)
         except UsageError as error:
             if "model" in error.params:  # what to do about it, the user does by this name
                 error.params["model"] = settings.model

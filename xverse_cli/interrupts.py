@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: while a reply is generated they set its cancel flag."""
+"""Ctrl-C, SIGTERM and a closed terminal: while a reply is generated they set its cancel flag."""
 
 from __future__ import annotations
 
@@ -13,41 +13,45 @@ if TYPE_CHECKING:
     from xverse_runtime.types import CancelFlag
 
 
+# What ends a program: asked to, or its terminal was closed (which Windows tells otherwise).
+ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: like Ctrl-C, but a conversation ends too."""
+    """SIGTERM or SIGHUP: like Ctrl-C, but a conversation ends too."""
 
 
 @contextmanager
 def terminate_by_exception() -> Iterator[None]:
-    """Let SIGTERM unwind the program as Ctrl-C does, so that the terminal is restored."""
+    """Let what ends the program unwind it as Ctrl-C does, so that the terminal is restored."""
 
     def terminate(number: int, frame: FrameType | None) -> None:
         raise Terminated
 
-    with _handlers({signal.SIGTERM: terminate}):
+    with _handlers(dict.fromkeys(ENDING, terminate)):
         yield
 
 
 @contextmanager
 def cancel_on_signal(flag: CancelFlag, *, second_kills: bool) -> Iterator[None]:
-    """Set ``flag`` on the first Ctrl-C or SIGTERM.
+    """Set ``flag`` on the first Ctrl-C, SIGTERM or SIGHUP.
 
     The second one kills the process where that is wanted, even inside a long computation;
-    otherwise it is a `KeyboardInterrupt`, and SIGTERM becomes `Terminated` in the end.
+    otherwise it is a `KeyboardInterrupt`, and the others become `Terminated` in the end.
     """
 
     terminated = False
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal terminated
-        terminated = terminated or number == signal.SIGTERM
+        terminated = terminated or number in ENDING
         if flag.is_set():
             raise Terminated if terminated else KeyboardInterrupt
         flag.set()
         if second_kills:
             signal.signal(number, signal.SIG_DFL)
 
-    with _handlers({signal.SIGINT: handle, signal.SIGTERM: handle}):
+    with _handlers(dict.fromkeys((signal.SIGINT, *ENDING), handle)):
         yield
     if terminated and not second_kills:
         raise Terminated

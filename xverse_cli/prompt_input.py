@@ -29,7 +29,7 @@ def assemble_prompt(arguments: Sequence[str], files: Sequence[str], streams: Str
     if arguments.count(STDIN) > 1:
         raise UsageError("input.two_dashes")
     parts = [_argument(part) if part != STDIN else _read_stdin(streams) for part in arguments]
-    parts += [_read_file(name) for name in files]
+    parts += [read_file(name) for name in files]
     if STDIN not in arguments and not streams.stdin_is_terminal:
         parts.append(_read_stdin(streams))
     prompt = "\n\n".join(part for part in parts if part)
@@ -77,7 +77,12 @@ def _argument(value: str) -> str:
     return value
 
 
-def _read_file(name: str) -> str:
+def read_file(name: str) -> str:
+    """The text of a file.
+
+    Raises:
+        UsageError: ``input.unreadable``, ``input.too_large`` or ``input.not_utf8``.
+    """
     try:
         with Path(name).open("rb") as file:
             data = file.read(MOST_INPUT + 1)

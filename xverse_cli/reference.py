@@ -1,4 +1,5 @@
-"""The tables of docs/cli.md, made from the code: `python -m xverse_cli.reference docs/cli.md`."""
+"""The tables of docs/cli.md and docs/chat.md, made from the code:
+`python -m xverse_cli.reference docs/cli.md docs/chat.md`."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ _OTHER_VARIABLES = {
     settings.LANGUAGE_VARIABLE: "variable.lang",
     settings.DEBUG_VARIABLE: "variable.debug",
 }
-_NOT_THE_MODELS = ("threads", "markdown", "system", "seed")
+_NOT_THE_MODELS = ("threads", "markdown", "system", "seed", "save")
 
 
 def update(document: str) -> str:
@@ -42,10 +43,12 @@ def update(document: str) -> str:
 
 
 def _options(command: str) -> str:
-    group: Any = typer.main.get_command(build_app())
+    found: Any = typer.main.get_command(build_app())
+    for name in command.split():
+        found = found.commands[name]
     rows = [
         (_code(_spelling(parameter)), parameter.help)
-        for parameter in group.commands[command].params
+        for parameter in found.params
         if parameter.name != "help"
     ]
     return _table("reference.option", "reference.meaning", rows=rows)
@@ -104,6 +107,9 @@ _BLOCKS: dict[str, Callable[[], str]] = {
     "verify-options": lambda: _options("verify"),
     "bench-options": lambda: _options("bench"),
     "doctor-options": lambda: _options("doctor"),
+    "sessions-list-options": lambda: _options("sessions list"),
+    "sessions-export-options": lambda: _options("sessions export"),
+    "sessions-rm-options": lambda: _options("sessions rm"),
     "settings": _settings,
     "variables": _variables,
     "exit-codes": _codes,
@@ -122,5 +128,5 @@ def _table(*headings: str, rows: Iterable[tuple[str, ...]]) -> str:
 
 
 if __name__ == "__main__":
-    target = Path(sys.argv[1])
-    target.write_text(update(target.read_text(encoding="utf-8")), encoding="utf-8")
+    for target in map(Path, sys.argv[1:]):
+        target.write_text(update(target.read_text(encoding="utf-8")), encoding="utf-8")

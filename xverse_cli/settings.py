@@ -11,11 +11,13 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from xverse_cli.messages import text
 from xverse_cli.values import Reader, byte_count, choice, integer, number, on_off, switch, words
 from xverse_runtime.errors import UsageError
+
+Overflow = Literal["trim", "error", "summarise"]
 
 PREFIX = "XVERSE_"
 DEFAULT_MODEL = "xverse/XVERSE-MoE-A4.2B-Chat"
@@ -42,11 +44,16 @@ SETTINGS: dict[str, Reader] = {
     "repetition_penalty": number(0, above_minimum=True),
     "max_tokens": integer(1),
     "seed": integer(0),
+    "overflow": choice("trim", "error", "summarise"),
+    "editing": choice("emacs", "vi"),
+    "save": on_off,
 }
+CHAT_ALONE = ("overflow", "editing", "save")  # settings that other commands have no use for
 
 # Variables beside the settings themselves.
 CONFIG_VARIABLE = "XVERSE_CONFIG"
 LANGUAGE_VARIABLE = "XVERSE_LANG"
+_LOCALE_VARIABLES = ("LC_ALL", "LC_MESSAGES", "LANG")  # in the order in which they count
 DEBUG_VARIABLE = "XVERSE_DEBUG"
 MODELSCOPE_VARIABLE = "MODELSCOPE_DOMAIN"
 
@@ -76,6 +83,9 @@ class Settings:
     repetition_penalty: float | None = None
     max_tokens: int | None = None
     seed: int | None = None
+    overflow: Overflow = "trim"
+    editing: str = "emacs"
+    save: bool | None = None
 
 
 def load_settings(flags: Mapping[str, object], environ: Mapping[str, str]) -> Settings:
@@ -104,8 +114,12 @@ def variable(key: str) -> str:
 
 
 def language(environ: Mapping[str, str]) -> str:
-    """The language asked for by `XVERSE_LANG`; English when it is not set."""
-    return environ.get(LANGUAGE_VARIABLE, "").strip().lower()[:2] or "en"
+    """The language asked for by `XVERSE_LANG`, else that of the locale; English without either."""
+    for name in (LANGUAGE_VARIABLE, *_LOCALE_VARIABLES):
+        wanted = environ.get(name, "").strip().lower()
+        if wanted:
+            return "en" if wanted in ("c", "posix") or wanted.startswith("c.") else wanted[:2]
+    return "en"
 
 
 def debug(environ: Mapping[str, str]) -> bool:
@@ -123,7 +137,7 @@ def config_file(environ: Mapping[str, str]) -> Path:
 
 
 def state_dir() -> Path:
-    """Where the history of the chat is kept."""
+    """Where the sessions of the chat and the history of its prompt are kept."""
     from platformdirs import user_state_path
 
     return user_state_path("xverse", appauthor=False)

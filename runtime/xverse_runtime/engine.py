@@ -21,8 +21,10 @@ from xverse_runtime.errors import (
     ModelNotFoundError,
     UsageError,
 )
+from xverse_runtime.expert_load import ExpertLoad
 from xverse_runtime.fit import Fit, described, fit_model, select_kernels
 from xverse_runtime.generation import Generation, Prefill
+from xverse_runtime.kept_caches import KeptCaches
 from xverse_runtime.kv_cache import KVCache, KVPool
 from xverse_runtime.loading import load_weights, published_name
 from xverse_runtime.model import Decoder
@@ -44,6 +46,7 @@ from xverse_runtime.tokenizer import Tokenizer
 from xverse_runtime.types import (
     AdjustmentCallback,
     CancelFlag,
+    EngineStatistics,
     GenerationChunk,
     LoadProgress,
     Message,
@@ -73,6 +76,8 @@ class Engine:
         bytes_per_token: int,
         prefill: Prefill,
         notes: tuple[str, ...],
+        memory: tuple[tuple[str, int], ...] = (),
+        expert_load: ExpertLoad | None = None,
         loop: DecodeLoop | None = None,
         use_graphs: bool = True,
         use_lookup: bool = False,
@@ -90,6 +95,9 @@ class Engine:
         self._plan = plan
         self._on_adjustment = on_adjustment
         self._prefill = prefill
+        self._memory = memory
+        self._expert_load = expert_load
+        self._kept: KeptCaches | None = None
         self._running: Generator[GenerationChunk, None, None] | None = None
         self.model_name = model_name
         self.device = device
@@ -187,6 +195,7 @@ class Engine:
         rotary = RotaryTable(model, context_length, device)
         chunk = GPU_PREFILL_CHUNK if on_gpu else CPU_PREFILL_CHUNK
         pool = KVPool(model, context_length, loaded.cache_dtype, device)
+        load = ExpertLoad(model, device) if model.is_moe else None
         offload = None
         if fit.offload is not None:
             chunk = fit.offload.placement.prefill_chunk
@@ -227,7 +236,15 @@ class Engine:
             device=str(device),
             precision=loaded.precision,
             bytes_per_token=loaded.bytes_per_token,
-            prefill=Prefill(decoder, config.prefill_chunk or chunk, told_chunk),
+            prefill=Prefill(
+                decoder,
+                config.prefill_chunk or chunk,
+                told_chunk,
+                load,
+                paced=not on_gpu and kernels.exact_splits and config.prefill_chunk is None,
+            ),
+            memory=(("weights", loaded.nbytes), ("cache", loaded.cache_bytes)),
+            expert_load=load,
             notes=(
                 f"device: {device} ({fit.reason})",
                 f"precision: {loaded.parts}",
@@ -262,6 +279,19 @@ class Engine:
     def vocab_size(self) -> int:
         """How many ids the model knows; its tokenizer may know fewer."""
         return self._decoder.config.vocab_size
+
+    def keep_conversations(self) -> None:
+        """From now on, keep what was computed of a conversation while another one is answered, as
+        far as free memory goes."""
+        self._kept = KeptCaches()
+
+    def statistics(self) -> EngineStatistics:
+        """What is known now; the experts' load is that of the prompts so far."""
+        kept = () if self._kept is None else (("kept", self._kept.nbytes),)
+        return EngineStatistics(
+            memory=(*self._memory, *kept),
+            expert_load=self._expert_load.counts if self._expert_load else (),
+        )
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -312,6 +342,8 @@ class Engine:
         self._check_prompt(prompt_ids)
         if self._running is not None:
             self._running.close()
+        if self._kept is not None:
+            self._kept.prepare(self._cache, prompt_ids)
         observed = self._decoder.observer is not None
         generation = Generation(
             self._decoder,

@@ -14,24 +14,60 @@ from xverse_runtime.device import out_of_memory
 from xverse_runtime.kv_cache import KVCache
 from xverse_runtime.lookup import Lookup
 from xverse_runtime.model import Checkpoint, Decoder
+from xverse_runtime.moe import RouterObserver
 from xverse_runtime.reply import Reply
 from xverse_runtime.tokenizer import Tokenizer
 from xverse_runtime.types import CancelFlag, GenerationChunk, SamplingParams
 
 SMALLEST_CHUNK = 64
+# Ctrl-C is to stop a prompt within 200 ms, so no step between two looks may take much of that.
+LONGEST_STEP_S = 0.15
+SMALLEST_PACED_CHUNK = 32
 
 
 class CancelledError(Exception):
     """Raised inside a forward pass when the cancel flag is set."""
 
 
+class Pace:
+    """Looks at the cancel flag, and at how long it took from one look to the next."""
+
+    def __init__(self, look: Checkpoint) -> None:
+        self._look = look
+        self._last = perf_counter()
+        self.longest_s = 0.0
+
+    def __call__(self) -> None:
+        now = perf_counter()
+        self.longest_s = max(self.longest_s, now - self._last)
+        self._last = now
+        self._look()
+
+
 class Prefill:
-    """Computes prompts in chunks that fit the memory: a chunk that does not is halved for good."""
+    """Computes prompts in chunks that fit the memory: a chunk that does not is halved for good.
+
+    Where that is wanted, chunks also get smaller when a slow processor takes long over one step,
+    and larger again when it does not.
+    """
 
     def __init__(
-        self, decoder: Decoder, chunk: int, on_smaller: Callable[[int], None] = lambda _chunk: None
+        self,
+        decoder: Decoder,
+        chunk: int,
+        on_smaller: Callable[[int], None] = lambda _chunk: None,
+        observer: RouterObserver | None = None,
+        *,
+        paced: bool = False,
     ) -> None:
-        """``on_smaller`` is told the new size when a chunk did not fit."""
+        """``on_smaller`` is told the new size when a chunk did not fit.
+
+        ``observer`` is told the routers' logits, where nobody else observes the decoder. ``paced``:
+        keep steps short, for which the kernels' splits must be exact.
+        """
+        self._observer = observer
+        self._paced = paced
+        self._paced_chunk = chunk
         self._decoder = decoder
         self._on_smaller = on_smaller
         self.chunk = chunk
@@ -47,11 +83,17 @@ class Prefill:
         logits = torch.empty(0)
         while cache.length < len(tokens):
             start = cache.length
-            end = min(start + self.chunk, len(tokens))
+            size = min(self.chunk, self._paced_chunk) if self._paced else self.chunk
+            end = min(start + size, len(tokens))
+            pace = Pace(between or _no_look)
             wanted = slice(-1, None) if end == len(tokens) else slice(0)
             try:
                 logits = self._decoder.forward(
-                    tokens[start:end], cache, logits_for=wanted, between=between
+                    tokens[start:end],
+                    cache,
+                    logits_for=wanted,
+                    between=pace if self._paced else between,
+                    observer=self._decoder.observer or self._observer,
                 )
             except torch.OutOfMemoryError as error:
                 if end - start <= SMALLEST_CHUNK:
@@ -59,7 +101,19 @@ class Prefill:
                 self.chunk = max(SMALLEST_CHUNK, (end - start) // 2)
                 self._on_smaller(self.chunk)
                 torch.cuda.empty_cache()
+            else:
+                self._adapt(size, pace.longest_s)
         return logits
+
+    def _adapt(self, size: int, longest_s: float) -> None:
+        if longest_s > LONGEST_STEP_S:
+            self._paced_chunk = max(SMALLEST_PACED_CHUNK, size // 2)
+        elif longest_s < LONGEST_STEP_S / 3:
+            self._paced_chunk = min(self.chunk, 2 * self._paced_chunk)
+
+
+def _no_look() -> None:
+    pass
 
 
 class Generation:

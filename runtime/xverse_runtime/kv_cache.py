@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
+from torch import Tensor
 
 from xverse_kernels.kv_rows import empty_rows, row_bytes
 from xverse_runtime.config import ModelConfig
@@ -90,9 +91,42 @@ class KVCache:
 
     def common_prefix(self, tokens: Sequence[int]) -> int:
         """How many of the first ``tokens`` are cached already."""
-        count = 0
-        for cached, wanted in zip(self._tokens, tokens, strict=False):
-            if cached != wanted:
-                break
-            count += 1
-        return count
+        return common_prefix(self._tokens, tokens)
+
+    @property
+    def tokens(self) -> list[int]:
+        """Those that are cached."""
+        return [*self._tokens]
+
+    @property
+    def nbytes(self) -> int:
+        """What `copies` takes."""
+        return sum(one[:, :1].nbytes for one in self._tensors()) * self.length
+
+    @torch.inference_mode()
+    def copies(self) -> list[Tensor]:
+        """Keys and values of what is cached, in main memory."""
+        return [one[:, : self.length].to("cpu", copy=True) for one in self._tensors()]
+
+    @torch.inference_mode()
+    def fill(self, tokens: Sequence[int], copies: Sequence[Tensor]) -> None:
+        """Hold ``tokens``, whose keys and values `copies` gave, and nothing else."""
+        for mine, copy in zip(self._tensors(), copies, strict=True):
+            mine[:, : len(tokens)].copy_(copy)
+        self._tokens = list(tokens)
+
+    def _tensors(self) -> Iterator[Tensor]:
+        """What the pool has for this sequence, [kv_heads, capacity, ...] each."""
+        for rows in (*self.pool.keys, *self.pool.values):
+            for one in rows if isinstance(rows, tuple) else (rows,):
+                yield one[self.sequence]
+
+
+def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    """How many tokens two sequences begin with together."""
+    count = 0
+    for one, other in zip(left, right, strict=False):
+        if one != other:
+            break
+        count += 1
+    return count

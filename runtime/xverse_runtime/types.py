@@ -81,6 +81,19 @@ class Timings:
     decode_tokens_per_s: float = 0.0
 
 
+@dataclass(frozen=True)
+class EngineStatistics:
+    """What an engine tells about itself beyond one reply; it leaves out what it does not know.
+
+    Args:
+        memory: bytes by part: ``weights``, ``cache``, ``kept`` (caches of other conversations).
+        expert_load: for each layer, how often each expert was chosen since the model was loaded.
+    """
+
+    memory: tuple[tuple[str, int], ...] = ()
+    expert_load: tuple[tuple[int, ...], ...] = ()
+
+
 class Pass(NamedTuple):
     """A forward pass while decoding: tokens proposed beside the newest, and how many were right."""
 

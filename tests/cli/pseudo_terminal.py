@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import struct
 import subprocess
 import sys
 import time
+from functools import partial
 from typing import Any
 
 import pyte
@@ -24,6 +26,7 @@ class PseudoTerminal:
     Args:
         script: see `fake_main`; ``None`` runs the real program.
         argv: its arguments.
+        file_bytes: how large a file can get, as if the disk were full.
     """
 
     def __init__(
@@ -33,6 +36,7 @@ class PseudoTerminal:
         columns: int = 80,
         rows: int = 24,
         env: dict[str, str] | None = None,
+        file_bytes: int | None = None,
     ) -> None:
         import fcntl
         import pty
@@ -50,7 +54,7 @@ class PseudoTerminal:
             stdout=slave,
             stderr=slave,
             start_new_session=True,
-            preexec_fn=_take_terminal,
+            preexec_fn=partial(_take_terminal, file_bytes),
             env={
                 **os.environ,
                 "TERM": "xterm-256color",
@@ -67,10 +71,14 @@ class PseudoTerminal:
     def __exit__(self, *error: object) -> None:
         self.process.kill()
         self.process.wait()
-        os.close(self._master)
+        if self._master >= 0:
+            os.close(self._master)
 
     def type(self, text: str) -> None:
-        os.write(self._master, text.encode())
+        self.send(text.encode())
+
+    def send(self, data: bytes) -> None:
+        os.write(self._master, data)
 
     def wait_for(self, wanted: str, count: int = 1) -> None:
         """Read until ``wanted`` stands on the screen that many times."""
@@ -79,6 +87,46 @@ class PseudoTerminal:
             assert time.monotonic() < end, f"no {wanted!r} in:\n{self.text}"
             self._read(0.2)
 
+    def wait_for_or_end(self, wanted: str, count: int = 1) -> bool:
+        """Like `wait_for`; false when the program has ended before."""
+        end = time.monotonic() + TIMEOUT_S
+        while self.text.count(wanted) < count:
+            assert time.monotonic() < end, f"no {wanted!r} in:\n{self.text}"
+            self._read(0.05)
+            if self.process.poll() is not None:
+                self._read(0)
+                return self.text.count(wanted) >= count
+        return True
+
+    def press_until(self, key: str, wanted: str) -> None:
+        """Press a key, again if nothing comes of it, as a person does on a busy machine."""
+        end = time.monotonic() + TIMEOUT_S
+        while wanted not in self.text:
+            assert time.monotonic() < end, f"no {wanted!r} in:\n{self.text}"
+            self.type(key)
+            self.wait_for_pause()
+
+    def wait_for_pause(self) -> None:
+        """Read until nothing new has come for a moment, as a person looks at the screen."""
+        before = -1
+        while before != len(self.output):
+            before = len(self.output)
+            self._read(0.3)
+
+    def resize(self, columns: int, rows: int) -> None:
+        """Change the size of the window, as a person does with the mouse."""
+        import fcntl
+        import termios
+
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        self.screen.resize(rows, columns)
+        self.process.send_signal(signal.SIGWINCH)
+
+    def hang_up(self) -> None:
+        """Close the window."""
+        os.close(self._master)
+        self._master = -1
+
     def wait_for_end(self) -> int:
         end = time.monotonic() + TIMEOUT_S
         while self.process.poll() is None:
@@ -86,6 +134,11 @@ class PseudoTerminal:
             self._read(0.1)
         self._read(0)
         return self.process.returncode
+
+    @property
+    def marks_pastes(self) -> bool:
+        """Whether the program has asked for bracketed paste last."""
+        return self.output.rfind(b"\x1b[?2004h") > self.output.rfind(b"\x1b[?2004l")
 
     @property
     def text(self) -> str:
@@ -107,14 +160,18 @@ class PseudoTerminal:
         self.output += data
         self._stream.feed(data)
         # prompt-toolkit asks where the cursor is and waits for the answer.
-        if b"\x1b[6n" in data:
+        for _ in range(data.count(b"\x1b[6n")):
             at = self.screen.cursor
             os.write(self._master, f"\x1b[{at.y + 1};{at.x + 1}R".encode())
 
 
-def _take_terminal() -> None:
+def _take_terminal(file_bytes: int | None) -> None:
     """Make stdin the controlling terminal of the new session, so that Ctrl-C is a signal."""
     import fcntl
+    import resource
     import termios
+
+    if file_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
 
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)

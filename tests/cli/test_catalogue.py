@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import string
 from pathlib import Path
@@ -108,6 +109,25 @@ def test_sizes() -> None:
         "3.0 MiB",
         "8.0 GiB",
     ]
+
+
+@pytest.mark.parametrize("language", messages.LANGUAGES)
+def test_every_language_is_complete(language: str) -> None:
+    """The same keys as English, and in each text the same placeholders."""
+    other = importlib.import_module(f"xverse_cli.messages.{language}")
+    assert other.TEXTS.keys() == TEXTS.keys()
+    assert other.ERRORS.keys() == ERRORS.keys()
+    for key, template in other.TEXTS.items():
+        assert placeholders(template) == placeholders(TEXTS[key]), key
+    for code, (message, hint) in other.ERRORS.items():
+        known = placeholders(ERRORS[code][0]) | placeholders(ERRORS[code][1])
+        assert placeholders(message) | placeholders(hint) == known, code
+
+
+def test_every_catalogue_is_a_language() -> None:
+    """A module with two letters for a name that nobody can choose would be forgotten."""
+    folder = Path(messages.__file__).parent
+    assert {path.stem for path in folder.glob("??.py")} == set(messages.LANGUAGES)
 
 
 def test_unknown_languages_are_english() -> None:

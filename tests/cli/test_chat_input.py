@@ -15,6 +15,7 @@ from prompt_toolkit.output import DummyOutput
 from tests.cli.conftest import memory_stream, written
 from xverse_cli.chat.history import PrivateHistory, open_history
 from xverse_cli.chat.input import PipedLines, TerminalPrompt, message_source
+from xverse_cli.chat.slash import as_message
 from xverse_cli.settings import state_dir
 from xverse_cli.streams import Streams
 
@@ -57,11 +58,39 @@ def test_a_paste_is_one_message(read: Read) -> None:
     assert read("\x1b[200~/exit\r\nline 2\rline 3\x1b[201~\r") == "/exit\nline 2\nline 3"
 
 
+@pytest.mark.parametrize("pasted", ["/exit", "// a comment\nint x;", "//", "x /exit"])
+def test_a_paste_that_looks_like_a_command_is_text(read: Read, pasted: str) -> None:
+    assert as_message(read(f"\x1b[200~{pasted}\x1b[201~\r")) == pasted
+
+
+def test_behind_other_text_a_paste_is_as_it_is(read: Read) -> None:
+    assert read("/load \x1b[200~/abc\x1b[201~\r") == "/load /abc"
+
+
 def test_chinese_arrives_in_pieces(read: Read, keys: PipeInput) -> None:
     data = "混合".encode()
     for start in range(len(data)):
         keys.send_bytes(data[start : start + 1])
     assert read("\r") == "混合"
+
+
+LEFT, RIGHT, BACKSPACE, DELETE = "\x1b[D", "\x1b[C", "\x7f", "\x1b[3~"
+
+
+@pytest.mark.parametrize(
+    "one", ["中", "👩\u200d💻", "e\u0301", "👍🏽", "🇨🇳", "각", "❤\ufe0f"], ids=ascii
+)
+def test_the_cursor_moves_over_what_readers_see_as_one(read: Read, one: str) -> None:
+    assert read(f"a{one}b{LEFT}{LEFT}|\r") == f"a|{one}b"
+    assert read(f"a{one}b{LEFT * 3}{RIGHT * 2}|\r") == f"a{one}|b"
+    assert read(f"a{one}{BACKSPACE}b\r") == "ab"
+    assert read(f"a{one}b{LEFT}{LEFT}{DELETE}\r") == "ab"
+
+
+def test_the_cursor_stays_in_its_line_and_backspace_joins_lines(read: Read) -> None:
+    assert read(f"a\nb{LEFT * 3}|\r") == "a\n|b"
+    assert read(f"a\nb{LEFT}{BACKSPACE}|\r") == "a|b"
+    assert read(f"a\nb\x1b[A{RIGHT * 9}{DELETE}\r") == "ab"
 
 
 def test_prefill_can_be_changed(read: Read) -> None:

@@ -2,66 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Cli, memory_stream, written
+from tests.cli.conftest import Cli
 from tests.cli.fake_engine import FakeEngine
+from tests.cli.scripted_chat import Chat, Interrupted
 from xverse_cli.chat.commands import COMMANDS, as_message
-from xverse_cli.chat.conversation import Conversation, Turn
-from xverse_cli.chat.repl import Repl
-from xverse_cli.chat.turn import TurnRunner
-from xverse_cli.host import Host
-from xverse_cli.render.stream import PlainSink
-from xverse_cli.streams import Streams
+from xverse_cli.chat.conversation import Turn
+from xverse_cli.chat.slash import as_line
 from xverse_runtime.errors import GenerationError
 from xverse_runtime.types import CancelFlag, GenerationChunk, SamplingParams
-
-
-class Script:
-    """A user who types ``inputs`` and then presses Ctrl-D; an exception is raised instead."""
-
-    interactive = True
-    place = ""
-
-    def __init__(self, inputs: Sequence[str | type[BaseException]]) -> None:
-        self._inputs = list(inputs)
-        self.prefills: list[str] = []
-
-    def read(self, prefill: str = "") -> str:
-        self.prefills.append(prefill)
-        if not self._inputs:
-            raise EOFError
-        value = self._inputs.pop(0)
-        if isinstance(value, str):
-            return value
-        raise value
-
-
-class Chat:
-    """A finished chat; ``said`` is what was said in it before."""
-
-    def __init__(
-        self,
-        *inputs: str | type[BaseException],
-        engine: FakeEngine | None = None,
-        system: str | None = None,
-        seed: int | None = None,
-        said: Sequence[Turn] = (),
-    ) -> None:
-        self.engine = engine or FakeEngine(["Reply."])
-        self.script = Script(inputs)
-        streams = Streams(None, memory_stream(), memory_stream())
-        self.conversation = Conversation(system, list(said))
-        params = SamplingParams(max_new_tokens=50, seed=seed)
-        runner = TurnRunner(
-            self.engine, self.conversation, params, streams, lambda: PlainSink(streams)
-        )
-        Repl(runner, self.script, Host(streams, {})).run()
-        self.stdout = written(streams.stdout).decode()
-        self.stderr = written(streams.stderr).decode()
 
 
 def test_a_conversation() -> None:
@@ -91,6 +43,11 @@ def test_blank_lines_are_no_messages() -> None:
 )
 def test_commands_and_text(line: str, message: str | None) -> None:
     assert as_message(line) == message
+
+
+@pytest.mark.parametrize("message", ["hello", "/exit", "/exit\nmore", "//x", "// a\nb", "/", " /"])
+def test_every_message_has_a_line(message: str) -> None:
+    assert as_message(as_line(message)) == message
 
 
 def test_help_lists_every_command_and_key() -> None:
@@ -148,20 +105,6 @@ def test_ctrl_c_at_the_prompt_goes_on() -> None:
     assert chat.stdout == "Reply.\n"
 
 
-class Interrupted(FakeEngine):
-    """Somebody presses Ctrl-C after ``after`` characters of each reply."""
-
-    after = 3
-
-    def _chunks(self, reply: str, prompt_tokens: int, params: SamplingParams, cancel: CancelFlag):  # type: ignore[no-untyped-def]
-        for count, chunk in enumerate(super()._chunks(reply, prompt_tokens, params, cancel)):
-            if count == self.after:
-                cancel.set()
-                yield GenerationChunk(finish_reason="interrupted")
-                return
-            yield chunk
-
-
 def test_a_partial_reply_is_kept() -> None:
     chat = Chat("one", "two", engine=Interrupted(["abcdef"]))
     assert chat.stdout == "abc\nabc\n"
@@ -184,6 +127,8 @@ def test_a_retry_stopped_before_it_began_keeps_the_old_reply() -> None:
     engine.after = 0
     chat = Chat("/retry", engine=engine, said=[Turn("one", "A.")])
     assert chat.conversation.turns == [Turn("one", "A.")]
+    assert "the conversation is as it was" in chat.stderr
+    assert "back at the prompt" not in chat.stderr
 
 
 class TwiceInterrupted(FakeEngine):

@@ -4,7 +4,7 @@
 
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Annotated
 
 import typer
 
@@ -13,10 +13,14 @@ from xverse_cli.exit_codes import DONE, PARTLY_FAILED
 from xverse_cli.host import Host, Job
 from xverse_cli.messages import text
 
-if TYPE_CHECKING:
-    from xverse_cli.chat.input import MessageSource
-    from xverse_cli.models.find import FoundModel
-    from xverse_cli.settings import Settings
+Continue = Annotated[bool, typer.Option("--continue", "-c", help=text("help.continue"))]
+Resume = Annotated[
+    str | None,
+    typer.Option("--resume", metavar="SESSION", help=text("help.resume"), show_default=False),
+]
+Save = Annotated[
+    bool | None, typer.Option("--save/--no-save", help=text("help.save"), show_default=False)
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -26,6 +30,11 @@ def register(app: typer.Typer) -> None:
 def chat(
     ctx: typer.Context,
     model: options.Model = None,
+    go_on: Continue = False,
+    resume: Resume = None,
+    save: Save = None,
+    overflow: Annotated[str | None, options.setting("overflow", "POLICY")] = None,
+    editing: Annotated[str | None, options.setting("editing", "MODE")] = None,
     system: options.System = None,
     temperature: options.Temperature = None,
     top_k: options.TopK = None,
@@ -54,43 +63,15 @@ def chat(
 
 def run(flags: Mapping[str, object], host: Host) -> int:
     """Load the model and talk until the user leaves."""
-    from xverse_cli.chat.input import message_source
     from xverse_cli.chat.quiet import quiet_typing
-    from xverse_cli.models.offer import find_or_fetch
+    from xverse_cli.chat.start import prepare
+    from xverse_cli.streams import is_terminal
 
-    settings = host.settings(flags)
-    source = message_source(host.streams)
-    model = find_or_fetch(settings, host)
-    if not source.interactive:
-        return _talk(settings, model, source, host)
-    with quiet_typing(host.streams):
-        return _talk(settings, model, source, host)
-
-
-def _talk(settings: "Settings", model: "FoundModel", source: "MessageSource", host: Host) -> int:
-    from xverse_cli.chat.conversation import Conversation
-    from xverse_cli.chat.repl import Repl
-    from xverse_cli.chat.turn import TurnRunner
-    from xverse_cli.chat.welcome import welcome
-    from xverse_cli.generation import sampling_params
-    from xverse_cli.render.stream import reply_sink
-    from xverse_cli.report import report_model
-
-    streams = host.streams
-    loaded = host.load_model(settings, model)
-    engine = loaded.engine
-    report_model(loaded, streams)
-    welcome(engine, settings.model, streams, interactive=source.interactive)
-    params = sampling_params(engine.default_sampling, settings)
-    runner = TurnRunner(
-        engine,
-        Conversation(settings.system),
-        params,
-        streams,
-        lambda: reply_sink(streams, host.environ, settings.markdown),
-        limit_chosen=settings.max_tokens is not None,
-    )
-    repl = Repl(runner, source, host)
-    repl.run()
+    chat = prepare(flags, host)
+    if not is_terminal(host.streams.stdin):
+        chat.talk()
+    else:
+        with quiet_typing(host.streams):
+            chat.talk()
     # At a terminal the user has seen what failed; a script only sees the exit code.
-    return PARTLY_FAILED if repl.failed_turns and not source.interactive else DONE
+    return PARTLY_FAILED if chat.failed_turns and not chat.interactive else DONE

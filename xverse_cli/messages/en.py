@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from xverse_cli.messages.en_chat import CHAT_TEXTS
 from xverse_cli.messages.en_doctor import DOCTOR_TEXTS
 from xverse_cli.messages.en_errors import ERRORS
 from xverse_cli.messages.en_simulate import SIMULATE_TEXTS
@@ -9,6 +10,7 @@ from xverse_cli.messages.en_simulate import SIMULATE_TEXTS
 __all__ = ["ERRORS", "TEXTS"]
 
 TEXTS: dict[str, str] = {
+    **CHAT_TEXTS,
     **DOCTOR_TEXTS,
     **SIMULATE_TEXTS,
     "error": "error: {message}",
@@ -297,37 +299,6 @@ TEXTS: dict[str, str] = {
     "statistics.hit_rate": "; hit rate predicted {predicted}, measured {measured}",
     "reply.length": "The reply was ended after {tokens} tokens; --max-tokens allows more.",
     "reply.truncated": "The reply was cut off: the context of {context_length} tokens is full.",
-    # The chat.
-    "chat.title": "{model} · context {context_length} tokens",
-    "chat.demo": "This is a tiny demo model. It knows a little about xverse and about mixtures of"
-    " experts, and nothing else.",
-    "chat.how_to": "Enter sends, Alt-Enter adds a line, /help lists the commands, Ctrl-D leaves.",
-    "chat.raw_warning": "This model has no chat template: it goes on with what was said as plain"
-    " text.",
-    "chat.prompt": "> ",
-    "chat.how_to_leave": "To leave, press Ctrl-D or type /exit.",
-    "chat.interrupted": "Stopped. What was said so far stays in the conversation.",
-    "chat.interrupted_early": "Stopped before the reply began. Your message is back at the prompt.",
-    "chat.empty_reply": "The model said nothing.",
-    "chat.dropping": "The conversation no longer fits: leaving out the oldest {turns} of {total}"
-    " turns ({tokens} tokens).",
-    "chat.no_history": "The history cannot be kept in {path}: {detail}.",
-    "command.unknown": "Unknown command {name}.",
-    "command.nearest": "Did you mean {nearest}?",
-    "command.all": "/help lists the commands.",
-    "command.text_hint": "To send text that begins with a slash, write two: //",
-    "command.surplus": "{name} takes no argument.",
-    "command.help": "Show this list.",
-    "command.clear": "Forget the conversation; the system message stays.",
-    "command.cleared": "The conversation is forgotten.",
-    "command.retry": "Answer the last message again.",
-    "command.nothing_to_retry": "There is no message to answer again.",
-    "command.system": "Show the system message, or set it; - removes it.",
-    "command.system_argument": "[text]",
-    "command.system_is": "System message: {text}",
-    "command.system_none": "There is no system message.",
-    "command.system_set": "The system message is set; it counts from the next message on.",
-    "command.exit": "Leave.",
     # Headings and cells of the reference (docs/cli.md).
     "reference.option": "Option",
     "reference.meaning": "Meaning",
@@ -345,16 +316,9 @@ TEXTS: dict[str, str] = {
     "exit.resources": "Not enough memory or disk.",
     "exit.context_overflow": "The prompt does not fit the context.",
     "exit.partly_failed": "Some of several messages failed (`chat` with piped input).",
-    "exit.interrupted": "Interrupted by Ctrl-C or SIGTERM; what came before is on stdout.",
+    "exit.interrupted": "Interrupted by Ctrl-C, SIGTERM or a closed terminal; what came before is"
+    " on stdout.",
     "variable.config": "Path of the settings file.",
-    "variable.lang": "Language of messages: `en`.",
+    "variable.lang": "Language of messages: `en`; otherwise that of the locale, if there is one.",
     "variable.debug": "`1` shows the traceback of an error.",
-    "keys.enter": "Enter",
-    "keys.enter_does": "Send the message.",
-    "keys.newline": "Alt-Enter, Ctrl-J",
-    "keys.newline_does": "Start a new line.",
-    "keys.interrupt": "Ctrl-C",
-    "keys.interrupt_does": "Stop the reply and keep what was said; clear the prompt.",
-    "keys.leave": "Ctrl-D",
-    "keys.leave_does": "Leave, at an empty prompt.",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from xverse_cli.messages.en_errors_chat import CHAT_ERRORS
 from xverse_cli.messages.en_errors_models import MODEL_ERRORS
 from xverse_cli.messages.en_errors_plan import PLAN_ERRORS
 from xverse_cli.messages.en_simulate import SIMULATE_ERRORS
@@ -24,6 +25,7 @@ _HELP = "The options: {command} --help"
 
 # Error code: (message, hint). The hint says what to do next; it may be empty.
 ERRORS: dict[str, tuple[str, str]] = {
+    **CHAT_ERRORS,
     **MODEL_ERRORS,
     **PLAN_ERRORS,
     **SIMULATE_ERRORS,

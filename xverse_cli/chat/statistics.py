@@ -1,0 +1,92 @@
+"""`/stats`: how the last reply was made, and what the engine tells about itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from xverse_cli.chat.context import used_tokens
+from xverse_cli.generation import Reply
+from xverse_cli.messages import text
+from xverse_cli.report import forecast_line
+from xverse_runtime.types import EngineStatistics, TextGenerator
+
+if TYPE_CHECKING:
+    from xverse_cli.chat.repl import Repl
+
+_LEVELS = "▁▂▃▄▅▆▇█"
+
+
+def engine_statistics(engine: TextGenerator) -> EngineStatistics:
+    """What an engine tells; nothing, if it is one that tells nothing."""
+    tell = getattr(engine, "statistics", None)
+    found = tell() if callable(tell) else None
+    return found if isinstance(found, EngineStatistics) else EngineStatistics()
+
+
+def statistics_lines(chat: Repl) -> list[str]:
+    engine = chat.engine
+    told = engine_statistics(engine)
+    lines = [
+        text(
+            "stats.model",
+            model=engine.model_name,
+            device=engine.device,
+            precision=engine.precision,
+        ),
+        text(
+            "stats.context",
+            used=used_tokens(chat.conversation, engine),
+            limit=engine.context_length,
+        ),
+    ]
+    lines += _reply_lines(chat.runner.last, engine)
+    lines += [text(f"stats.memory_{part}", size_bytes=taken) for part, taken in told.memory]
+    return lines + _expert_lines(told.expert_load)
+
+
+def _reply_lines(reply: Reply | None, engine: TextGenerator) -> list[str]:
+    if reply is None:
+        return [text("stats.no_reply")]
+    usage, timings = reply.last.usage, reply.last.timings
+    lines = [
+        text("stats.ttft", seconds=f"{timings.ttft_s:.2f}"),
+        text(
+            "stats.prefill",
+            rate=f"{timings.prefill_tokens_per_s:.1f}",
+            tokens=usage.prompt_tokens - usage.cached_tokens,
+            cached=usage.cached_tokens,
+        ),
+        text(
+            "stats.decode",
+            rate=f"{timings.decode_tokens_per_s:.1f}",
+            tokens=usage.completion_tokens,
+        ),
+    ]
+    line = forecast_line(reply, engine)
+    return lines if line is None else [*lines, line]
+
+
+def _expert_lines(load: Sequence[Sequence[int]]) -> list[str]:
+    """How evenly the experts worked: a bar for each, summed over the layers."""
+    totals = [sum(column) for column in zip(*load, strict=True)]
+    if not any(totals):
+        return []
+    busiest, mean = max(totals), sum(totals) / len(totals)
+    return [
+        text("stats.experts", bars=bars(totals)),
+        text(
+            "stats.evenness",
+            most=f"{busiest / mean:.2f}",
+            least=f"{min(totals) / mean:.2f}",
+            layers=len(load),
+        ),
+    ]
+
+
+def bars(values: Sequence[int]) -> str:
+    """A small bar chart in one line, from nothing to the largest value."""
+    largest = max(values)
+    return "".join(
+        " " if value == 0 else _LEVELS[min(7, (8 * value - 1) // largest)] for value in values
+    )
