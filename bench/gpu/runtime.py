@@ -17,7 +17,8 @@ from xverse_kernels.types import TokenChoice
 from xverse_runtime.config import EngineConfig, ModelConfig
 from xverse_runtime.decode_loop import DecodeLoop
 from xverse_runtime.demo import demo_directory
-from xverse_runtime.engine import GPU_PREFILL_CHUNK, Engine
+from xverse_runtime.engine import Engine
+from xverse_runtime.engine_parts import GPU_PREFILL_CHUNK
 from xverse_runtime.kv_cache import KVCache, KVPool
 from xverse_runtime.model import Decoder
 from xverse_runtime.store.manifest import StorePrecision

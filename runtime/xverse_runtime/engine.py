@@ -10,37 +10,23 @@ import torch
 
 from xverse_runtime.batch import Batch, batch_parts
 from xverse_runtime.config import EngineConfig, ModelConfig
-from xverse_runtime.decode_loop import DecodeLoop
-from xverse_runtime.decoding import decode_loop
 from xverse_runtime.device import (
     out_of_memory,
-    set_threads,
 )
+from xverse_runtime.engine_parts import EngineParts, load_parts
 from xverse_runtime.errors import (
     ContextOverflowError,
     ModelNotFoundError,
     UsageError,
 )
-from xverse_runtime.expert_load import ExpertLoad
-from xverse_runtime.fit import Fit, described, fit_model, select_kernels
 from xverse_runtime.generation import Generation, Prefill
 from xverse_runtime.kept_caches import KeptCaches
-from xverse_runtime.kv_cache import KVCache, KVPool
-from xverse_runtime.loading import load_weights, published_name
-from xverse_runtime.model import Decoder
 from xverse_runtime.model_dir import ModelDirectory
-from xverse_runtime.offload.offloaded_experts import ExpertOffload
-from xverse_runtime.offload.pieces import GraphRecorder
-from xverse_runtime.offload.piecewise_step import PiecewiseStep
 from xverse_runtime.offload.recorder import RoutingRecorder
-from xverse_runtime.offload.setup import ModelPlan, build_offload
 from xverse_runtime.offload.statistics import OffloadStatistics
-from xverse_runtime.offload.transfer import CudaQueues
 from xverse_runtime.prediction import Prediction
 from xverse_runtime.reply import Reply
-from xverse_runtime.rope import RotaryTable
 from xverse_runtime.sampling import check_params
-from xverse_runtime.store.manifest import is_store
 from xverse_runtime.text_parts import TextParts, load_text_parts
 from xverse_runtime.tokenizer import Tokenizer
 from xverse_runtime.types import (
@@ -55,55 +41,36 @@ from xverse_runtime.types import (
     TemplateChoice,
 )
 
-# Tokens computed between two looks at the cancel flag stay few on the CPU, where they are slow.
-CPU_PREFILL_CHUNK = 128
-# Every chunk reads all experts once more, so on a GPU few large ones are fastest.
-GPU_PREFILL_CHUNK = 2048
-
 
 class Engine:
     """A loaded model: text to ids, ids to a stream of chunks. One generation at a time."""
 
     def __init__(
         self,
-        decoder: Decoder,
-        cache: KVCache,
+        parts: EngineParts,
         text: TextParts,
-        *,
-        model_name: str,
-        device: str,
-        precision: str,
-        bytes_per_token: int,
-        prefill: Prefill,
-        notes: tuple[str, ...],
-        memory: tuple[tuple[str, int], ...] = (),
-        expert_load: ExpertLoad | None = None,
-        loop: DecodeLoop | None = None,
-        use_graphs: bool = True,
-        use_lookup: bool = False,
-        offload: ExpertOffload | None = None,
-        plan: ModelPlan | None = None,
         on_adjustment: AdjustmentCallback = lambda _code, _facts: None,
     ) -> None:
-        self._decoder = decoder
-        self._cache = cache
+        """``on_adjustment``: see `load`, which makes the parts."""
+        self._decoder = parts.decoder
+        self._cache = parts.cache
         self._text = text
-        self._loop = loop
-        self._use_graphs = use_graphs
-        self._use_lookup = use_lookup
-        self._offload = offload
-        self._plan = plan
+        self._loop = parts.loop
+        self._use_graphs = parts.use_graphs
+        self._use_lookup = parts.use_lookup
+        self._offload = parts.offload
+        self._plan = parts.plan
         self._on_adjustment = on_adjustment
-        self._prefill = prefill
-        self._memory = memory
-        self._expert_load = expert_load
+        self._prefill = parts.prefill
+        self._memory = parts.memory
+        self._expert_load = parts.expert_load
         self._kept: KeptCaches | None = None
         self._running: Generator[GenerationChunk, None, None] | None = None
-        self.model_name = model_name
-        self.device = device
-        self.precision = precision
-        self.bytes_per_token = bytes_per_token  # weights that one decoded token reads
-        self.notes = notes
+        self.model_name = parts.model_name
+        self.device = parts.device
+        self.precision = parts.precision
+        self.bytes_per_token = parts.bytes_per_token  # weights that one decoded token reads
+        self.notes = parts.notes
 
     @classmethod
     def load(
@@ -136,123 +103,16 @@ class Engine:
         model = ModelConfig.from_dir(directory)
         wished_context = _context_length(model, config)
         text = load_text_parts(directory, model, config, model_name)
-        fit = fit_model(directory, model, config, wished_context)
-
-        def load_on(fit: Fit) -> Engine:
-            if fit.context_length < wished_context:
-                facts = {"wished": wished_context, "context_length": fit.context_length}
-                on_adjustment("memory.smaller_context", facts)
-            return cls._load_on(
-                fit,
-                directory,
-                model,
-                config,
-                text,
-                model_name=model_name,
-                progress=progress or _ignore,
-                on_adjustment=on_adjustment,
-            )
-
-        try:
-            return load_on(fit)
-        except torch.OutOfMemoryError as error:
-            if fit.offload is None or config.device != "auto":
-                raise out_of_memory(fit.device, error) from None
-            reason = str(error).split(". ")[0]
-        on_adjustment("offload.failed", {"reason": reason})
-        return load_on(Fit(torch.device("cpu"), reason, wished_context))
-
-    @classmethod
-    def _load_on(
-        cls,
-        fit: Fit,
-        directory: ModelDirectory,
-        model: ModelConfig,
-        config: EngineConfig,
-        text: TextParts,
-        *,
-        model_name: str | None,
-        progress: ProgressCallback,
-        on_adjustment: AdjustmentCallback,
-    ) -> Engine:
-        device, context_length = fit.device, fit.context_length
-        packed = is_store(directory)
-        kernels = select_kernels(config, model, device, packed=packed)
-        kernels_note = described(kernels, config, packed=packed)
-        on_gpu = device.type == "cuda"
-        loaded = load_weights(
+        parts = load_parts(
             directory,
             model,
-            config.precision,
-            device,
-            context_length,
-            progress,
-            kernels=kernels.name,
-            offload=fit.offload is not None,
-            kv=config.kv if fit.offload is None else fit.offload.placement.kv,
-        )
-        threads = set_threads(config.threads, loaded.nbytes, device, kernels)
-        rotary = RotaryTable(model, context_length, device)
-        chunk = GPU_PREFILL_CHUNK if on_gpu else CPU_PREFILL_CHUNK
-        pool = KVPool(model, context_length, loaded.cache_dtype, device)
-        load = ExpertLoad(model, device) if model.is_moe else None
-        offload = None
-        if fit.offload is not None:
-            chunk = fit.offload.placement.prefill_chunk
-            offload = build_offload(
-                loaded.weights,
-                model,
-                fit.offload,
-                CudaQueues(device),
-                kernels,
-                threads=config.threads,
-                progress=progress,
-                on_adjustment=on_adjustment,
-            )
-        runners = None if offload is None else offload.runners
-        decoder = Decoder(model, loaded.weights, kernels, rotary, runners)
-
-        step = None
-        if offload is not None:
-            recorder = GraphRecorder(device) if config.cuda_graph and on_gpu else None
-            step = PiecewiseStep(decoder, offload, recorder)
-
-        def told_chunk(size: int) -> None:
-            on_adjustment("memory.smaller_chunk", {"tokens": size})
-
-        return cls(
-            decoder,
-            KVCache(pool),
-            text,
-            loop=decode_loop(decoder, pool, use_graphs=config.cuda_graph, offloaded=step)
-            if on_gpu
-            else None,
-            use_graphs=config.cuda_graph,
-            offload=offload,
-            plan=fit.plan,
-            use_lookup=config.lookup and kernels.exact_splits,
+            config,
+            wished_context,
+            model_name=model_name,
+            progress=progress or _ignore,
             on_adjustment=on_adjustment,
-            model_name=model_name or model.source_name or published_name(directory),
-            device=str(device),
-            precision=loaded.precision,
-            bytes_per_token=loaded.bytes_per_token,
-            prefill=Prefill(
-                decoder,
-                config.prefill_chunk or chunk,
-                told_chunk,
-                load,
-                paced=not on_gpu and kernels.exact_splits and config.prefill_chunk is None,
-            ),
-            memory=(("weights", loaded.nbytes), ("cache", loaded.cache_bytes)),
-            expert_load=load,
-            notes=(
-                f"device: {device} ({fit.reason})",
-                f"precision: {loaded.parts}",
-                f"kernels: {kernels_note}, {threads} CPU thread{'s' if threads > 1 else ''}",
-                f"context: {context_length} tokens, KV cache {loaded.cache_bytes / 2**20:.1f} MiB"
-                f" ({str(loaded.cache_dtype).removeprefix('torch.')})",
-            ),
         )
+        return cls(parts, text, on_adjustment)
 
     @property
     def context_length(self) -> int:

@@ -17,7 +17,7 @@ from tests.runtime.offload.test_offloaded_engine import (
     placement,
     reply,
 )
-from xverse_runtime import engine as engine_module
+from xverse_runtime import engine_parts
 from xverse_runtime.config import EngineConfig, ModelConfig
 from xverse_runtime.engine import Engine
 from xverse_runtime.model_dir import ModelDirectory
@@ -52,7 +52,7 @@ def load(store: Path, config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> L
         device = torch.device("cuda", torch.cuda.current_device())
         plan = ModelPlan(placement(config, slots, pinned=pinned), MACHINE)
         monkeypatch.setattr(
-            engine_module, "fit_model", lambda *_: Offloaded(device, "as if", 512, plan=plan)
+            engine_parts, "fit_model", lambda *_: Offloaded(device, "as if", 512, plan=plan)
         )
         engine = Engine.load(store, EngineConfig(device="cuda", **how))
         assert engine._offload is not None

@@ -14,7 +14,7 @@ import torch
 from tests.fake_device import FakeDevice
 from tests.runtime.helpers import GOLDEN, expected_cases
 from xverse_kernels.cpu.extension import native
-from xverse_runtime import engine as engine_module
+from xverse_runtime import engine_parts
 from xverse_runtime.config import EngineConfig, ModelConfig
 from xverse_runtime.decode_loop import DecodeLoop
 from xverse_runtime.decoding import TorchSampler
@@ -107,9 +107,9 @@ def load(store: Path, config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> L
     ) -> tuple[Engine, FakeDevice, list[tuple[str, Any]]]:
         device = device or FakeDevice(random.Random(slots))
         plan = ModelPlan(placement(config, slots, **wishes), MACHINE)
-        monkeypatch.setattr(engine_module, "CudaQueues", lambda _device: device)
+        monkeypatch.setattr(engine_parts, "CudaQueues", lambda _device: device)
         monkeypatch.setattr(
-            engine_module, "fit_model", lambda *_: Offloaded(CPU, "as if", 512, plan=plan)
+            engine_parts, "fit_model", lambda *_: Offloaded(CPU, "as if", 512, plan=plan)
         )
         told: list[tuple[str, Any]] = []
         engine = Engine.load(
@@ -324,9 +324,9 @@ def test_an_automatic_device_falls_back_to_the_cpu(
     store: Path, config: ModelConfig, prompt: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = ModelPlan(placement(config, 4), MACHINE)
-    monkeypatch.setattr(engine_module, "CudaQueues", lambda _device: FakeDevice(memory=100))
+    monkeypatch.setattr(engine_parts, "CudaQueues", lambda _device: FakeDevice(memory=100))
     monkeypatch.setattr(
-        engine_module, "fit_model", lambda *_: Offloaded(CPU, "as if", 512, plan=plan)
+        engine_parts, "fit_model", lambda *_: Offloaded(CPU, "as if", 512, plan=plan)
     )
     told: list[str] = []
     engine = Engine.load(

@@ -1,0 +1,195 @@
+"""The parts of an engine, wired together for the place that a model fits in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from xverse_kernels.backend import KernelBackend
+from xverse_runtime.config import EngineConfig, ModelConfig
+from xverse_runtime.decode_loop import DecodeLoop
+from xverse_runtime.decoding import decode_loop
+from xverse_runtime.device import out_of_memory, set_threads
+from xverse_runtime.expert_load import ExpertLoad
+from xverse_runtime.fit import Fit, described, fit_model, select_kernels
+from xverse_runtime.generation import Prefill
+from xverse_runtime.kv_cache import KVCache, KVPool
+from xverse_runtime.loading import LoadedWeights, load_weights, published_name
+from xverse_runtime.model import Decoder
+from xverse_runtime.model_dir import ModelDirectory
+from xverse_runtime.offload.offloaded_experts import ExpertOffload
+from xverse_runtime.offload.pieces import GraphRecorder
+from xverse_runtime.offload.piecewise_step import PiecewiseStep
+from xverse_runtime.offload.setup import ModelPlan, build_offload
+from xverse_runtime.offload.transfer import CudaQueues
+from xverse_runtime.rope import RotaryTable
+from xverse_runtime.store.manifest import is_store
+from xverse_runtime.types import AdjustmentCallback, ProgressCallback
+
+# Tokens computed between two looks at the cancel flag stay few on the CPU, where they are slow.
+CPU_PREFILL_CHUNK = 128
+# Every chunk reads all experts once more, so on a GPU few large ones are fastest.
+GPU_PREFILL_CHUNK = 2048
+
+
+@dataclass(frozen=True)
+class EngineParts:
+    """What computes, and what is to be said about it.
+
+    Args:
+        loop: chooses tokens on the device, where there is one.
+        offload: the experts, where not all of them are on the device.
+        plan: the memory plan, if one was made.
+        use_graphs: whether CUDA graphs are wished for.
+        use_lookup: whether proposals may be computed ahead.
+        bytes_per_token: weights that one decoded token reads.
+        memory: names of what is held, and bytes.
+        notes: for those who want to know more.
+    """
+
+    decoder: Decoder
+    cache: KVCache
+    prefill: Prefill
+    loop: DecodeLoop | None
+    offload: ExpertOffload | None
+    plan: ModelPlan | None
+    expert_load: ExpertLoad | None
+    use_graphs: bool
+    use_lookup: bool
+    model_name: str
+    device: str
+    precision: str
+    bytes_per_token: int
+    memory: tuple[tuple[str, int], ...]
+    notes: tuple[str, ...]
+
+
+def load_parts(
+    directory: ModelDirectory,
+    model: ModelConfig,
+    config: EngineConfig,
+    wished_context: int,
+    *,
+    model_name: str | None,
+    progress: ProgressCallback,
+    on_adjustment: AdjustmentCallback,
+) -> EngineParts:
+    """Find the place for a model, and load it there; arguments as in `Engine.load`.
+
+    Raises:
+        XverseError: of the kind that fits.
+    """
+
+    def load_on(fit: Fit) -> EngineParts:
+        if fit.context_length < wished_context:
+            facts = {"wished": wished_context, "context_length": fit.context_length}
+            on_adjustment("memory.smaller_context", facts)
+        return _Loading(fit, directory, model, config, progress, on_adjustment).parts(model_name)
+
+    fit = fit_model(directory, model, config, wished_context)
+    try:
+        return load_on(fit)
+    except torch.OutOfMemoryError as error:
+        if fit.offload is None or config.device != "auto":
+            raise out_of_memory(fit.device, error) from None
+        reason = str(error).split(". ")[0]
+    on_adjustment("offload.failed", {"reason": reason})
+    return load_on(Fit(torch.device("cpu"), reason, wished_context))
+
+
+@dataclass(frozen=True)
+class _Loading:
+    fit: Fit
+    directory: ModelDirectory
+    model: ModelConfig
+    config: EngineConfig
+    progress: ProgressCallback
+    on_adjustment: AdjustmentCallback
+
+    def parts(self, model_name: str | None) -> EngineParts:
+        fit, model, config, device = self.fit, self.model, self.config, self.fit.device
+        packed, on_gpu = is_store(self.directory), device.type == "cuda"
+        kernels = select_kernels(config, model, device, packed=packed)
+        loaded = self._weights(kernels)
+        threads = set_threads(config.threads, loaded.nbytes, device, kernels)
+        pool = KVPool(model, fit.context_length, loaded.cache_dtype, device)
+        offload = self._offload(loaded, kernels)
+        rotary = RotaryTable(model, fit.context_length, device)
+        runners = None if offload is None else offload.runners
+        decoder = Decoder(model, loaded.weights, kernels, rotary, runners)
+        load = ExpertLoad(model, device) if model.is_moe else None
+        cache_mib = loaded.cache_bytes / 2**20
+        kept_in = str(loaded.cache_dtype).removeprefix("torch.")
+        kernels_note = described(kernels, config, packed=packed)
+        return EngineParts(
+            decoder=decoder,
+            cache=KVCache(pool),
+            prefill=self._prefill(decoder, load, kernels),
+            loop=self._loop(decoder, pool, offload) if on_gpu else None,
+            offload=offload,
+            plan=fit.plan,
+            expert_load=load,
+            use_graphs=config.cuda_graph,
+            use_lookup=config.lookup and kernels.exact_splits,
+            model_name=model_name or model.source_name or published_name(self.directory),
+            device=str(device),
+            precision=loaded.precision,
+            bytes_per_token=loaded.bytes_per_token,
+            memory=(("weights", loaded.nbytes), ("cache", loaded.cache_bytes)),
+            notes=(
+                f"device: {device} ({fit.reason})",
+                f"precision: {loaded.parts}",
+                f"kernels: {kernels_note}, {threads} CPU thread{'s' if threads > 1 else ''}",
+                f"context: {fit.context_length} tokens, KV cache {cache_mib:.1f} MiB ({kept_in})",
+            ),
+        )
+
+    def _weights(self, kernels: KernelBackend) -> LoadedWeights:
+        offload = self.fit.offload
+        return load_weights(
+            self.directory,
+            self.model,
+            self.config.precision,
+            self.fit.device,
+            self.fit.context_length,
+            self.progress,
+            kernels=kernels.name,
+            offload=offload is not None,
+            kv=self.config.kv if offload is None else offload.placement.kv,
+        )
+
+    def _offload(self, loaded: LoadedWeights, kernels: KernelBackend) -> ExpertOffload | None:
+        if self.fit.offload is None:
+            return None
+        return build_offload(
+            loaded.weights,
+            self.model,
+            self.fit.offload,
+            CudaQueues(self.fit.device),
+            kernels,
+            threads=self.config.threads,
+            progress=self.progress,
+            on_adjustment=self.on_adjustment,
+        )
+
+    def _loop(self, decoder: Decoder, pool: KVPool, offload: ExpertOffload | None) -> DecodeLoop:
+        graphs = self.config.cuda_graph
+        if offload is None:
+            return decode_loop(decoder, pool, use_graphs=graphs)
+        step = PiecewiseStep(decoder, offload, GraphRecorder(self.fit.device) if graphs else None)
+        return decode_loop(decoder, pool, use_graphs=False, offloaded=step)
+
+    def _prefill(
+        self, decoder: Decoder, load: ExpertLoad | None, kernels: KernelBackend
+    ) -> Prefill:
+        on_gpu, wished = self.fit.device.type == "cuda", self.config.prefill_chunk
+        chunk = GPU_PREFILL_CHUNK if on_gpu else CPU_PREFILL_CHUNK
+        if self.fit.offload is not None:
+            chunk = self.fit.offload.placement.prefill_chunk
+
+        def told_chunk(size: int) -> None:
+            self.on_adjustment("memory.smaller_chunk", {"tokens": size})
+
+        paced = not on_gpu and kernels.exact_splits and wished is None
+        return Prefill(decoder, wished or chunk, told_chunk, load, paced=paced)
