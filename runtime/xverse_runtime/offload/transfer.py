@@ -16,6 +16,7 @@ rules keep the bytes right, and they are kept here rather than by whoever asks:
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 import torch
@@ -122,6 +123,9 @@ class CudaQueues:
         runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
         result = runtime.cudaHostRegister(blocks.data_ptr(), blocks.nbytes, 0)
         if int(result) != 0:
+            # CUDA keeps the error for whoever launches the next kernel: this one is to have it.
+            with suppress(RuntimeError):
+                torch.zeros(1, device=self._device)
             return False
         self._pinned.append(blocks)
         return True
