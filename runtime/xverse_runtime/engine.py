@@ -189,7 +189,7 @@ class Engine:
             progress,
             kernels=kernels.name,
             offload=fit.offload is not None,
-            kv=config.kv if fit.offload is None else fit.offload.placement.kv,
+            kv=fit.kv(config),
         )
         threads = set_threads(config.threads, loaded.nbytes, device, kernels)
         rotary = RotaryTable(model, context_length, device)
