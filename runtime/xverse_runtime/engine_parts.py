@@ -146,7 +146,6 @@ class _Loading:
         )
 
     def _weights(self, kernels: KernelBackend) -> LoadedWeights:
-        offload = self.fit.offload
         return load_weights(
             self.directory,
             self.model,
@@ -155,8 +154,8 @@ class _Loading:
             self.fit.context_length,
             self.progress,
             kernels=kernels.name,
-            offload=offload is not None,
-            kv=self.config.kv if offload is None else offload.placement.kv,
+            offload=self.fit.offload is not None,
+            kv=self.fit.kv(self.config),
         )
 
     def _offload(self, loaded: LoadedWeights, kernels: KernelBackend) -> ExpertOffload | None:

@@ -48,6 +48,11 @@ class Fit:
         """The plan, where the GPU holds only some of the experts."""
         return self.plan if self.plan is not None and self.plan.placement.offloads else None
 
+    def kv(self, config: EngineConfig) -> str:
+        """What keys and values are kept in: as wished, or int8 where the plan needs it."""
+        planned = self.plan is not None and self.plan.placement.kv == "int8"
+        return "int8" if planned else config.kv
+
 
 def fit_model(
     directory: ModelDirectory, model: ModelConfig, config: EngineConfig, wished: int
@@ -57,7 +62,8 @@ def fit_model(
     if not (config.forecast and fit.plan is None and is_store(directory)):
         return fit
     wishes = _wishes(Manifest.read(directory), config)
-    wishes = replace(wishes, device=fit.device.type, context=fit.context_length)
+    kv = "bf16" if config.kv == "auto" else config.kv  # the forecast is of what runs
+    wishes = replace(wishes, device=fit.device.type, context=fit.context_length, kv=kv)
     machine = measure_machine(fit.device)
     with suppress(XverseError):  # it runs nevertheless
         placement = plan_memory(model, machine, wishes).placement

@@ -68,6 +68,24 @@ def test_a_small_gpu_holds_some_of_the_experts(find: Find) -> None:
     assert "experts a layer there" in found.reason
 
 
+def test_a_cache_in_int8_where_it_buys_slots(find: Find) -> None:
+    """`auto` leaves it to the plan; a wish is met."""
+    plain = find(find_machine("4060"), context_length=4096, kv="bf16")
+    for wish in ("auto", "int8"):
+        found = find(find_machine("4060"), context_length=4096, kv=wish)
+        assert slots_of(found) > slots_of(plain) + 2
+        assert found.kv(EngineConfig(kv=wish)) == "int8"
+    assert plain.kv(EngineConfig(kv="bf16")) == "bf16"
+    large = find(find_machine("4090"))
+    assert [large.kv(EngineConfig(kv=wish)) for wish in ("auto", "bf16", "int8")] == [
+        "auto",
+        "bf16",
+        "int8",
+    ]
+    forecast = find(find_machine("4090"), forecast=True)
+    assert forecast.kv(EngineConfig()) == "auto"  # it only tells, whatever it says
+
+
 def test_a_large_one_holds_all(find: Find) -> None:
     found = find(find_machine("4090"))
     assert (found.device, found.offload, found.plan) == (GPU, None, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from tests.runtime.helpers import GOLDEN, load_decoder
@@ -16,8 +17,9 @@ GREEDY = SamplingParams(temperature=0, max_new_tokens=6)
 LONG = 48
 
 
-def engine_of(keep: bool) -> Engine:
-    engine = Engine.load(GOLDEN / "moe-bin", EngineConfig(device="cpu", precision="fp32"))
+def engine_of(keep: bool, kv: str = "auto") -> Engine:
+    config = EngineConfig(device="cpu", precision="fp32", kv=kv)
+    engine = Engine.load(GOLDEN / "moe-bin", config)
     if keep:
         engine.keep_conversations()
     return engine
@@ -32,8 +34,9 @@ def last_of(engine: Engine, ids: list[int]) -> tuple[list[int], GenerationChunk]
     return [token for chunk in chunks for token in chunk.token_ids], chunks[-1]
 
 
-def test_switching_back_computes_nothing_again_and_changes_nothing() -> None:
-    keeping, plain = engine_of(True), engine_of(False)
+@pytest.mark.parametrize("kv", ["auto", "int8"])
+def test_switching_back_computes_nothing_again_and_changes_nothing(kv: str) -> None:
+    keeping, plain = engine_of(True, kv), engine_of(False, kv)
     said, expected = {}, {}
     for first in (4, 5, 6):
         said[first], _ = last_of(keeping, prompt(first))

@@ -69,7 +69,7 @@ def next_command(
     if model == DEMO:
         return f"xverse chat --model {DEMO}{wished}"
     named = f" --model {model}"
-    rounded = " --kv int8" if plan.placement.kv == "int8" else ""  # which nothing does by itself
+    rounded = " --kv int8" if plan.placement.kv == "int8" else ""  # said aloud, as it costs quality
     talk = f"xverse chat{named} --precision {precision}{rounded}{wished}"
     try:
         found = find_model(model, precision) if here else None

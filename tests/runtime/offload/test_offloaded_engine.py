@@ -60,7 +60,7 @@ def prompt() -> list[int]:
 
 
 def placement(
-    config: ModelConfig, slots: int, *, staged: int = 2, pinned: bool = True
+    config: ModelConfig, slots: int, *, staged: int = 2, pinned: bool = True, kv: str = "bf16"
 ) -> Placement:
     sizes = ModelSizes(config, PRESETS["int4"])
     staging = 2 * staged * sizes.block
@@ -69,7 +69,7 @@ def placement(
         device="cuda",
         precision="int4",
         context=512,
-        kv="bf16",
+        kv=kv,
         embedding_device="cpu",
         expert_slots=slots,
         prefill_chunk=16,
@@ -199,11 +199,24 @@ def test_the_text_does_not_tell_what_was_cached(
     assert device.uploads > 0
 
 
+@pytest.mark.parametrize("most_few", [1, 64])
+def test_with_a_cache_in_int8(
+    load: Load, config: ModelConfig, prompt: list[int], most_few: int
+) -> None:
+    """The plan asked for it; the text still does not tell what was cached."""
+    whole, _, _ = load(all_slots(config), most_few=most_few, kv="int8")
+    some, _, _ = load(all_slots(config) // 3, most_few=most_few, kv="int8")
+    assert whole._cache.pool.dtype == some._cache.pool.dtype == torch.int8
+    expected = reply(whole, prompt)
+    assert reply(some, prompt) == expected
+    assert reply(with_loop(some, SecondHand()), prompt) == reply(with_loop(whole), prompt)
+
+
 def test_close_to_the_model_as_it_runs_without_offload(
     load: Load, store: Path, config: ModelConfig, prompt: list[int]
 ) -> None:
     """Only the order of sums differs, and now and then an integer that an activation rounds to."""
-    plain = Engine.load(store, EngineConfig(device="cpu", backend=BACKEND, lookup=False, kv="bf16"))
+    plain = Engine.load(store, EngineConfig(device="cpu", backend=BACKEND, lookup=False))
     expected = plain._decoder.forward(prompt, plain._cache, logits_for=slice(None))
     for most_few in (1, 64):
         some, _, _ = load(all_slots(config) // 3, most_few=most_few)
