@@ -16,23 +16,25 @@ from xverse_cli.chat.sessions.reading import read_session
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 
-REPLY = "A reply of some length, 混合专家."
+# One for each life, for the second one shows the last reply of the first when it begins.
+REPLIES = ("A reply of some length, 混合专家.", "Another reply, 路由器.")
 # Fast enough for many turns, slow enough to be hit at every moment of one.
-SCRIPT = {"replies": [REPLY], "token_s": 0.002, "prefill_s": 0.01}
+SPEED = {"token_s": 0.002, "prefill_s": 0.01}
 LONGEST_S = 1.5
 
 
-def talk_until_killed(folder: Path, after_s: float, *arguments: str) -> int:
+def talk_until_killed(folder: Path, after_s: float, reply: str, *arguments: str) -> int:
     """Talk, and be killed; how many turns were finished, which is when the next prompt is there."""
     finished = 0
-    with PseudoTerminal(SCRIPT, "chat", "--model", str(folder), *arguments) as terminal:
+    script = {"replies": [reply], **SPEED}
+    with PseudoTerminal(script, "chat", "--model", str(folder), *arguments) as terminal:
         terminal.wait_for("\n>")
         killer = threading.Timer(after_s, terminal.process.kill)
         killer.start()
         try:
             while terminal.process.poll() is None:
                 terminal.type(f"message {finished}\r")
-                if not terminal.wait_for_or_end(f"{REPLY}\n\n>", finished + 1):
+                if not terminal.wait_for_or_end(f"{reply}\n\n>", finished + 1):
                     break
                 finished += 1
         except OSError:  # typed into a terminal that nobody reads
@@ -44,20 +46,20 @@ def talk_until_killed(folder: Path, after_s: float, *arguments: str) -> int:
 def check_killed(folder: Path, seed: int) -> None:
     """Two lives of one session: each ends by a kill, and the second goes on with the first."""
     chance = random.Random(seed)
-    finished = talk_until_killed(folder, chance.uniform(0, LONGEST_S))
+    finished = talk_until_killed(folder, chance.uniform(0, LONGEST_S), REPLIES[0])
     (path,) = session_paths() or [None]
     first = read_session(path) if path else None
     turns = len(first.conversation.turns) if first else 0
     # One more may be on disk than the user has seen the prompt after.
     assert finished <= turns <= finished + 1, f"seed {seed}"
     assert first is None or first.damaged <= 1
-    again = talk_until_killed(
-        folder, chance.uniform(0, LONGEST_S), *(("--continue",) if path else ())
-    )
+    going_on = ("--continue",) if path else ()
+    again = talk_until_killed(folder, chance.uniform(0, LONGEST_S), REPLIES[1], *going_on)
     saved = latest_session()
     both = saved.conversation.turns
     assert turns + again <= len(both) <= turns + again + 1, f"seed {seed}"
-    assert all(turn.assistant == REPLY for turn in both)
+    assert [turn.assistant for turn in both[:turns]] == [REPLIES[0]] * turns
+    assert all(turn.assistant == REPLIES[1] for turn in both[turns:])
     assert saved.damaged <= 2
 
 
@@ -80,8 +82,8 @@ def test_what_was_being_answered_is_back_at_the_prompt(tmp_path: Path) -> None:
         terminal.wait_for("abc")
         terminal.process.kill()
         time.sleep(0.1)
-    with PseudoTerminal(SCRIPT, "chat", "--model", str(tmp_path), "--continue") as terminal:
+    with PseudoTerminal({}, "chat", "--model", str(tmp_path), "--continue") as terminal:
         terminal.wait_for("back at the prompt")
         terminal.wait_for("> a question that took long to write")
         terminal.type("\r")
-        terminal.wait_for(REPLY)
+        terminal.wait_for("Hello there.")

@@ -275,6 +275,7 @@ def test_completion(tmp_path: Path) -> None:
         terminal.press_until("\t", "> /set overflow summarise")
 
 
+@pytest.mark.slow
 def test_the_toolbar_tells_what_matters_as_far_as_there_is_room(tmp_path: Path) -> None:
     with PseudoTerminal({}, *CHAT, str(tmp_path), columns=100) as terminal:
         begin(terminal)
@@ -286,7 +287,7 @@ def test_the_toolbar_tells_what_matters_as_far_as_there_is_room(tmp_path: Path) 
         assert "imaginary" not in terminal.text
 
 
-@pytest.mark.parametrize("columns", [40, 200])
+@pytest.mark.parametrize("columns", [40, pytest.param(200, marks=pytest.mark.slow)])
 def test_narrow_and_wide_terminals(tmp_path: Path, columns: int) -> None:
     reply = "这是一个关于混合专家模型的回答。" * 4
     with PseudoTerminal({"replies": [reply]}, *CHAT, str(tmp_path), columns=columns) as terminal:
