@@ -2,44 +2,60 @@
 
 A language is one module here with the tables ``TEXTS`` (key to text) and ``ERRORS`` (error code
 to message and hint). Texts are formatted by ``str.format``; a parameter that a text does not get
-shows as ``?`` rather than failing while an error is being reported.
+shows as ``?`` rather than failing while an error is being reported. Only the language in use is
+imported.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from xverse_cli.render.sanitize import sanitize
 from xverse_runtime.errors import XverseError
 
-LANGUAGES = ("en",)
+LANGUAGES = ("en", "zh")
 _MOST_ITEMS = 20
 
-_catalogue: Any = importlib.import_module("xverse_cli.messages.en")
+_language = "en"
 
 
 def use(language: str) -> None:
     """Word everything in ``language`` from now on; English where there is no such catalogue."""
-    global _catalogue
-    name = language if language in LANGUAGES else "en"
-    _catalogue = importlib.import_module(f"xverse_cli.messages.{name}")
+    global _language
+    _language = language if language in LANGUAGES else "en"
+
+
+@contextmanager
+def worded_in(language: str) -> Iterator[None]:
+    """Word what is made meanwhile in ``language``: what programs read is English everywhere."""
+    before = _language
+    use(language)
+    try:
+        yield
+    finally:
+        use(before)
 
 
 def text(key: str, **params: object) -> str:
     """The text of ``key`` in the language in use."""
-    template: str = _catalogue.TEXTS[key]
+    template: str = _catalogue().TEXTS[key]
     return _fill(template, params) if params else template
 
 
 def error_text(error: XverseError) -> tuple[str, str]:
     """Message and hint of an error; the hint may be empty, an unknown code is shown as it is."""
-    entry = _catalogue.ERRORS.get(error.code)
+    entry = _catalogue().ERRORS.get(error.code)
     if entry is None:
         return sanitize(str(error)), ""
     message, hint = entry
     return _fill(message, error.params), _fill(hint, error.params)
+
+
+def _catalogue() -> Any:
+    return importlib.import_module(f"xverse_cli.messages.{_language}")
 
 
 class _Printable(dict[str, str]):
@@ -60,7 +76,7 @@ def _worded(key: str, value: object) -> str:
     if isinstance(value, Iterable) and not isinstance(value, (bytes, Mapping)):
         items = [sanitize(str(item)) for item in value]
         more = len(items) - _MOST_ITEMS
-        listed = ", ".join(items[:_MOST_ITEMS])
+        listed = text("list.separator").join(items[:_MOST_ITEMS])
         return listed + text("list.more", count=more) if more > 0 else listed or text("list.none")
     return sanitize(str(value))
 
