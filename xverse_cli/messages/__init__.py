@@ -1,9 +1,9 @@
 """The catalogue: every text that users read, looked up by key and filled with parameters.
 
-A language is one module here with the tables ``TEXTS`` (key to text) and ``ERRORS`` (error code
-to message and hint). Texts are formatted by ``str.format``; a parameter that a text does not get
-shows as ``?`` rather than failing while an error is being reported. Only the language in use is
-imported.
+A language is one module here with the tables ``TEXTS`` (key to text), ``ERRORS`` (error code to
+message and hint) and ``DETAILS`` (see `details`). Only the language in use is imported. Texts are
+formatted by ``str.format``; a parameter that a text does not get shows as ``?`` rather than failing
+while an error is being reported.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from xverse_runtime.errors import XverseError
 
 LANGUAGES = ("en", "zh")
 _MOST_ITEMS = 20
+_DETAILS = ("detail", "reason", "expected")  # parameters that others word
 
 _language = "en"
 
@@ -58,6 +59,16 @@ def _catalogue() -> Any:
     return importlib.import_module(f"xverse_cli.messages.{_language}")
 
 
+def detail(english: str) -> str:
+    """What the runtime or the system says in English, in the language in use if it is known."""
+    table = _catalogue().DETAILS
+    if not table:
+        return english
+    from xverse_cli.messages.details import reworded
+
+    return reworded(english, table)
+
+
 class _Printable(dict[str, str]):
     def __missing__(self, key: str) -> str:
         return "?"
@@ -72,7 +83,7 @@ def _worded(key: str, value: object) -> str:
     if key.endswith("_bytes") and isinstance(value, (int, float)):
         return size(value)
     if isinstance(value, str):
-        return sanitize(value)
+        return sanitize(detail(value) if key in _DETAILS else value)
     if isinstance(value, Iterable) and not isinstance(value, (bytes, Mapping)):
         items = [sanitize(str(item)) for item in value]
         more = len(items) - _MOST_ITEMS
@@ -83,8 +94,11 @@ def _worded(key: str, value: object) -> str:
 
 def size(count: float) -> str:
     """A number of bytes for people: ``7.5 GiB``."""
-    for unit in ("bytes", "KiB", "MiB"):
-        if abs(count) < 1024:
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+    if abs(count) < 1024:
+        return text("size.bytes", count=f"{count:.0f}")
+    for unit in ("KiB", "MiB"):
         count /= 1024
+        if abs(count) < 1024:
+            return f"{count:.1f} {unit}"
+    count /= 1024
     return f"{count:.1f} GiB"

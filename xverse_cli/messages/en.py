@@ -7,7 +7,9 @@ from xverse_cli.messages.en_doctor import DOCTOR_TEXTS
 from xverse_cli.messages.en_errors import ERRORS
 from xverse_cli.messages.en_simulate import SIMULATE_TEXTS
 
-__all__ = ["ERRORS", "TEXTS"]
+__all__ = ["DETAILS", "ERRORS", "TEXTS"]
+
+DETAILS: dict[str, str] = {}  # they are in English
 
 TEXTS: dict[str, str] = {
     **CHAT_TEXTS,
@@ -18,10 +20,12 @@ TEXTS: dict[str, str] = {
     "error.unexpected": "unexpected {kind}: {detail}",
     "error.unexpected_hint": "This is a bug. XVERSE_DEBUG=1 shows where it happened.",
     "error.memory": "out of memory",
+    "error.system": "{problem}: {place}",
     "interrupted": "Interrupted.",
     "list.separator": ", ",
     "list.more": " and {count} more",
     "list.none": "none",
+    "size.bytes": "{count} bytes",
     "version": "xverse {version}",
     # What was expected of a value.
     "expected.not": '"{value}" is not {expected}',

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from xverse_cli.messages.zh_chat import CHAT_TEXTS
+from xverse_cli.messages.zh_details import DETAILS
 from xverse_cli.messages.zh_doctor import DOCTOR_TEXTS
 from xverse_cli.messages.zh_errors import ERRORS
 from xverse_cli.messages.zh_simulate import SIMULATE_TEXTS
 
-__all__ = ["ERRORS", "TEXTS"]
+__all__ = ["DETAILS", "ERRORS", "TEXTS"]
 
 TEXTS: dict[str, str] = {
     **CHAT_TEXTS,
@@ -18,10 +19,12 @@ TEXTS: dict[str, str] = {
     "error.unexpected": "意外的 {kind}：{detail}",
     "error.unexpected_hint": "这是程序的缺陷。设置 XVERSE_DEBUG=1 可查看出错位置。",
     "error.memory": "内存不足",
+    "error.system": "{problem}：{place}",
     "interrupted": "已中断。",
     "list.separator": "、",
     "list.more": "，另有 {count} 项",
     "list.none": "无",
+    "size.bytes": "{count} 字节",
     "version": "xverse {version}",
     # What was expected of a value.
     "expected.not": "“{value}”无效，应为{expected}",
@@ -54,7 +57,8 @@ TEXTS: dict[str, str] = {
     "help.default": "默认：{default}",
     "help.required": "必填",
     "help.version": "显示版本号并退出。",
-    "help.generate": "回答一条提示词，或用 --raw 续写文本。提示词、--file 的内容和管道输入以空行相连。",
+    "help.generate": "回答一条提示词，或用 --raw 续写文本。"
+    "提示词、--file 的内容和管道输入以空行相连。",
     "help.chat": "与模型对话。管道输入按行读取，每行一条消息。",
     "help.prompt": "提示词；“-”代表标准输入。",
     "help.file": "把文件内容加入提示词（可重复使用）。",
@@ -74,7 +78,8 @@ TEXTS: dict[str, str] = {
     "help.backend": "计算内核：auto、triton（GPU）、cpu（打包权重）或 reference（纯 torch）。",
     "help.cuda_graph": "用 CUDA 图回放解码步骤（默认开启）；关闭便于排查问题。",
     "help.lookup": "文本出现重复时一次计算多个 token（默认开启）；输出不变。",
-    "help.markdown": "渲染回复中的 Markdown，或原样输出。两者都不指定时：终端上渲染，管道中原样输出。",
+    "help.markdown": "渲染回复中的 Markdown，或原样输出。两者都不指定时：终端上渲染，"
+    "管道中原样输出。",
     "help.gpu_memory": "显存用量上限，例如 6GiB；放不下的专家留在内存中。",
     "help.cpu_memory": "存放 GPU 容纳不下的专家时，内存用量的上限。",
     "help.system": "置于对话之前的系统消息。",
@@ -95,8 +100,8 @@ TEXTS: dict[str, str] = {
     "help.repair": "重新下载损坏的部分，且只下载这些；原始权重在本机时，打包模型会重新制作。",
     "help.model_argument": "Hub ID 或模型目录。",
     "help.convert_precision": "bf16、int8、int4，或 auto：预测在本机能达到阅读速度的最高精度。",
-    "help.convert_attention": "为注意力另选格式：bf16、int8 或 int4。",
-    "help.convert_head": "为输出层另选格式：bf16、int8 或 int4。",
+    "help.convert_attention": "注意力部分改用其他格式：bf16、int8 或 int4。",
+    "help.convert_head": "输出层改用其他格式：bf16、int8 或 int4。",
     "help.convert_output": "打包模型的存放位置；Hub ID 有默认位置，xverse 能自动找到。",
     "help.convert_threads": "同时打包的专家数；默认每个处理器一个，总内存不超过 1.5 GiB。",
     "help.delete_source": "打包模型通过校验后，删除原始权重。删除前会询问。",
@@ -147,7 +152,8 @@ TEXTS: dict[str, str] = {
     "show.attention_is": "{heads} 个头，每个 {head_dim} 维；键和值 {kv_heads} 个头",
     "show.mlp": "MLP",
     "show.dense": "稠密，宽 {width}",
-    "show.experts": "{experts} 个专家，每个 token 选 {chosen} 个，另有 {shared} 个共享专家；宽 {width}",
+    "show.experts": "{experts} 个专家，每个 token 选 {chosen} 个，另有 {shared} 个共享专家；"
+    "宽 {width}",
     "show.vocabulary": "词表",
     "show.context": "上下文",
     "show.tokens": "{tokens} token",
@@ -182,7 +188,8 @@ TEXTS: dict[str, str] = {
     "help.dry_run": "只显示将下载的内容和空间是否足够，不写入。",
     "help.pull_json": "输出一个 JSON 对象，而不是路径。",
     "pull.plan": "{model}，版本 {revision}（提交 {commit}），来自 {endpoint}",
-    "pull.plan_files": "  {files} 个文件，其中 {weights} 个权重文件：{total_bytes}；需下载：{fetch_bytes}",
+    "pull.plan_files": "  {files} 个文件，其中 {weights} 个权重文件：{total_bytes}；需下载："
+    "{fetch_bytes}",
     "pull.plan_resumed": "  其中 {here_bytes} 已在本机",
     "pull.plan_store": "  已是打包模型，可直接运行",
     "pull.plan_converted": "  下载后将转换为 {precision}：{size_bytes}",
@@ -224,7 +231,8 @@ TEXTS: dict[str, str] = {
     "pull.wrong_once": "{name}：收到的内容有误（SHA-256 不符），正在重新下载。",
     "pull.stays": "下载期间 {revision} 已从 {old} 更新到 {new}；本次继续下载 {old}。"
     "如需 {new}，请在完成后再次下载。",
-    "pull.moved_on": "{revision} 已从 {old} 更新到 {new}，且 {old} 已不存在。有变化的文件将重新下载。",
+    "pull.moved_on": "{revision} 已从 {old} 更新到 {new}，且 {old} 已不存在。"
+    "有变化的文件将重新下载。",
     # Measuring.
     "help.bench": "测量模型的速度，并与内存带宽的上限对照。",
     "help.bench_synthetic": "使用真实结构（a4.2b）的随机权重；首次使用时生成并存入缓存，"

@@ -13,7 +13,8 @@ CHAT_TEXTS: dict[str, str] = {
     # The first chat on a machine.
     "welcome.hello": "欢迎使用 xverse。只需了解三点：",
     "welcome.keys": "1. Enter 发送，Alt-Enter 换行，Ctrl-C 停止回复；其他功能见 /help。",
-    "welcome.sessions": "2. 每一轮对话都保存在本机，仅自己可读：xverse chat --continue 继续上次对话，"
+    "welcome.sessions": "2. 每一轮对话都保存在本机，仅自己可读："
+    "xverse chat --continue 继续上次对话，"
     "--no-save 不保存，xverse sessions 列出和删除。",
     "welcome.context": "3. 模型的上下文有限。移除任何内容前都会告知；/context 可查看其中的内容。",
     "welcome.licence": "许可：本程序采用 Apache-2.0。XVERSE 模型的权重适用厂商的《模型许可协议》："
@@ -26,11 +27,13 @@ CHAT_TEXTS: dict[str, str] = {
     "chat.how_to": "Enter 发送，Alt-Enter 换行，/help 列出命令，Ctrl-D 退出。",
     "chat.raw_warning": "此模型没有对话模板：输入的内容会作为普通文本续写。",
     "chat.prompt": "> ",
-    "chat.how_to_leave": "要退出，请按 Ctrl-D 或输入 /exit。输入行为空时，再按一次 Ctrl-C 也会退出。",
+    "chat.how_to_leave": "要退出，请按 Ctrl-D 或输入 /exit。输入行为空时，"
+    "再按一次 Ctrl-C 也会退出。",
     "chat.interrupted": "已停止。已生成的内容保留在对话中；/continue 可从此处继续。",
     "chat.interrupted_early": "回复开始前已停止。消息已放回输入行。",
     "chat.empty_reply": "模型没有输出任何内容。",
-    "chat.dropping": "对话已超出上下文：移除最早的 {turns} 轮，共 {total} 轮（{tokens} token）：{which}。",
+    "chat.dropping": "对话已超出上下文：移除最早的 {turns} 轮，共 {total} 轮（{tokens} token）："
+    "{which}。",
     "chat.summarising": "对话已超出上下文：由模型总结最早的 {turns} 轮，共 {total} 轮：{which}。",
     "chat.no_summary": "没有总结：内容过长而无法总结，或模型没有写出总结。",
     "chat.turn_named": "{number}“{words}”",

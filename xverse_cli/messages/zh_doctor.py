@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 DOCTOR_TEXTS: dict[str, str] = {
-    "help.doctor": "检查本机，说明模型能跑成什么样。不下载任何内容，也不需要权重。",
-    "help.doctor_gpu": "为所描述的机器而不是本机作规划：如 RTX 4060 8GB，或一个 TOML 文件"
+    "help.doctor": "检查本机，说明模型将如何运行。不下载任何内容，也不需要权重。",
+    "help.doctor_gpu": "按所描述的机器（而非本机）规划：如 RTX 4060 8GB，或一个 TOML 文件"
     "（docs/memory-plan.md）。",
     "doctor.described": "所描述的机器：{name}",
     "doctor.system": "系统",

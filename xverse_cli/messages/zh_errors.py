@@ -268,7 +268,7 @@ ERRORS: dict[str, tuple[str, str]] = {
     "input.two_dashes": ("“-”只能出现一次：标准输入只有一个。", ""),
     "input.empty": (
         "没有提示词。",
-        "请给出提示词：xverse generate \"什么是混合专家模型？\"\n"
+        '请给出提示词：xverse generate "什么是混合专家模型？"\n'
         "或用管道输入：echo '这是什么？' | xverse generate",
     ),
     "input.system_with_raw": ("--system 与 --raw 同用没有意义。", ""),

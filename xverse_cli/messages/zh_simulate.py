@@ -7,7 +7,8 @@ SIMULATE_TEXTS: dict[str, str] = {
     "不需要权重（docs/offload.md）。",
     "help.bench_machine": "配合 --simulate：机器，写法同 doctor --gpu；省略时为本机。",
     "help.bench_slots": "配合 --simulate：每层在 GPU 上的专家数，代替按容量计算的值。",
-    "help.bench_routing": "配合 --simulate：使用 generate --record-routing 的记录，代替虚构的路由。",
+    "help.bench_routing": "配合 --simulate：使用 generate --record-routing 的记录，"
+    "代替虚构的路由。",
     "simulate.round": "已模拟 {number}，共 {rounds}",
     "simulate.heading": "{model}，{precision}，上下文 {context}，机器 {machine}：模拟",
     "simulate.plan": "{slots}在 GPU；预测：{rate} token/s",

@@ -54,7 +54,8 @@ def _pieces(text: str) -> Iterator[str]:
     """What a line break must not cut: words, and wide characters with their punctuation."""
     piece = ""
     for character in text:
-        if piece and _may_break(piece[-1], character):
+        open_bracket = "[" in piece and "]" not in piece  # [default: 8] stays whole
+        if piece and not open_bracket and _may_break(piece[-1], character):
             yield piece
             piece = ""
         piece += character
@@ -63,9 +64,11 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def _may_break(before: str, after: str) -> bool:
-    if after == " " or after in _CLOSERS or before in _OPENERS:
+    if after == " " or before == " ":
+        return before == " " != after
+    if after in _CLOSERS or before in _OPENERS:
         return False
-    return before == " " or _columns(before) == 2 or _columns(after) == 2
+    return _columns(before) == 2 or _columns(after) == 2
 
 
 def widest(cells: Iterable[str]) -> int:
