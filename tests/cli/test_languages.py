@@ -214,7 +214,7 @@ def test_failures_are_told_in_chinese(cli: Cli) -> None:
     engine = FakeEngine(fail=[GenerationError("sampling.non_finite", step=3)])
     result = cli("chat", stdin="一\n二\n".encode(), engine=engine, env=ZH)
     assert result.code == 7
-    assert "错误：第 1 行：模型在第 3 个 token 处的输出不是数。" in result.stderr
+    assert "错误：第 1 行：模型在第 3 个词元处的输出不是数。" in result.stderr
 
 
 def test_slash_commands_in_chinese(cli: Cli) -> None:

@@ -99,7 +99,7 @@ DETAILS: dict[str, str] = {
     "reference (the faster cpu kernels are missing: {missing})": (
         "reference（缺少更快的 cpu 内核：{missing}）"
     ),
-    "context: {tokens} tokens, KV cache {size} MiB": "上下文：{tokens} token，KV 缓存 {size} MiB",
+    "context: {tokens} tokens, KV cache {size} MiB": "上下文：{tokens} 个词元，KV 缓存 {size} MiB",
     # What was expected.
     "a number": "一个数",
     "a number above 0": "大于 0 的数",
@@ -139,7 +139,7 @@ DETAILS: dict[str, str] = {
     "it does not begin like one": "文件开头不符",
     "its header is too long": "文件头过长",
     "its header makes no sense": "文件头没有意义",
-    "a pass of {count} tokens": "一次计算 {count} 个 token",
+    "a pass of {count} tokens": "一次计算 {count} 个词元",
     "wrong checksum": "校验和不符",
     "experts that cannot be": "专家编号不可能出现",
     "it ends in the middle of a pass": "在一次计算的中途结束",

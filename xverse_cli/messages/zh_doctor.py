@@ -36,14 +36,14 @@ DOCTOR_TEXTS: dict[str, str] = {
     "doctor.heading_context": "上下文",
     "doctor.heading_gpu": "显存",
     "doctor.heading_memory": "内存",
-    "doctor.heading_rate": "token/s",
-    "doctor.heading_first": "首个 token",
+    "doctor.heading_rate": "词元/秒",
+    "doctor.heading_first": "首个词元",
     "doctor.heading_load": "加载",
     "doctor.on_gpu": "全部在 GPU",
     "doctor.on_cpu": "全部在 CPU",
     "doctor.in_slots": "每层 {experts} 个专家中 {slots} 个在 GPU",
     "doctor.no_room": "放不下",
-    "doctor.recommended": "推荐：{precision}，{place}，预测 {rate} token/s",
+    "doctor.recommended": "推荐：{precision}，{place}，预测 {rate} 词元/秒",
     "doctor.windows": "在 Windows 上，PyPI 的 torch 不带 CUDA，一切都在处理器上运行。"
     "要使用 NVIDIA GPU，请用 WSL2；它默认只占一半内存，而权重需要 {store_bytes}。",
     "doctor.windows_install": "  1. 运行 wsl --install，然后重启。只需 Windows 的 GPU 驱动，"
@@ -53,5 +53,5 @@ DOCTOR_TEXTS: dict[str, str] = {
     "doctor.windows_again": "  3. 在 WSL 中按 Linux 的方式安装 xverse，再运行 xverse doctor。",
     "doctor.wsl_memory": "WSL 有 {host_bytes} 内存，而权重需要 {store_bytes}：请在"
     " %UserProfile%\\.wslconfig 的 [wsl2] 下用 memory= 放宽，然后运行 wsl --shutdown。",
-    "doctor.mac": "在 Mac 上一切都在处理器上运行，约 {rate} token/s：GPU 内核需要 CUDA 或 ROCm。",
+    "doctor.mac": "在 Mac 上一切都在处理器上运行，约 {rate} 词元/秒：GPU 内核需要 CUDA 或 ROCm。",
 }

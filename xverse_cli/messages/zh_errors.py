@@ -198,7 +198,7 @@ ERRORS: dict[str, tuple[str, str]] = {
     ),
     # Generating.
     "context.overflow": (
-        "提示词有 {prompt_tokens} token，上下文只能容纳 {context_length}。",
+        "提示词有 {prompt_tokens} 个词元，上下文只能容纳 {context_length}。",
         "请缩短提示词。",
     ),
     "batch.no_logprobs": (
@@ -211,16 +211,16 @@ ERRORS: dict[str, tuple[str, str]] = {
         "请用 --top-k 64。",
     ),
     "context.too_long": (
-        "{requested} token 的上下文超出了模型的上限（{maximum}）。",
+        "{requested} 个词元的上下文超出了模型的上限（{maximum}）。",
         "请用 --context {maximum} 或更小的值。",
     ),
     "sampling.non_finite": (
-        "模型在第 {step} 个 token 处的输出不是数。",
+        "模型在第 {step} 个词元处的输出不是数。",
         "请试用更高的精度：--precision fp32。如果依旧，则权重已损坏。",
     ),
-    "prompt.empty": ("提示词中没有 token。", "请写点内容。"),
+    "prompt.empty": ("提示词中没有词元。", "请写点内容。"),
     "prompt.bad_token": (
-        "提示词中有 token {token_id}，而模型只认识 {vocab_size} 个 token。",
+        "提示词中有词元 {token_id}，而模型只认识 {vocab_size} 个词元。",
         "分词器和权重必须来自同一个模型。",
     ),
     "sampling.bad_value": ("{name} 为 {value}；应为：{expected}。", ""),
@@ -240,8 +240,8 @@ ERRORS: dict[str, tuple[str, str]] = {
     ),
     "bench.two_models": ("--model 和 --synthetic 指定了两个模型。", "请只给一个。"),
     "bench.overflow": (
-        "{prompt_tokens} token 的提示词加 {new_tokens} 个新 token，"
-        "超出了 {context_length} token 的上下文。",
+        "{prompt_tokens} 个词元的提示词加 {new_tokens} 个新词元，"
+        "超出了 {context_length} 个词元的上下文。",
         "请用 --prompt-tokens 或 --new-tokens 减少数量，或加大 --context。",
     ),
     "bench.not_local": ("只能测量在本机运行的模型。", ""),

@@ -6,7 +6,7 @@ _LIST = "查看已保存的会话：xverse sessions list"
 
 CHAT_ERRORS: dict[str, tuple[str, str]] = {
     "context.conversation_full": (
-        "加上这条消息，对话共 {prompt_tokens} token；为回复留出空间后，"
+        "加上这条消息，对话共 {prompt_tokens} 个词元；为回复留出空间后，"
         "上下文只能容纳 {context_length}。",
         "请缩短消息，或用 /undo、/clear，或允许移除较早的内容：/set overflow trim，"
         "或 /set overflow summarise",

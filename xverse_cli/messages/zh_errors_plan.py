@@ -24,11 +24,11 @@ PLAN_ERRORS: dict[str, tuple[str, str]] = {
         "请交给程序选择。",
     ),
     "plan.impossible": (
-        "{context} token 的上下文、精度 {precision}、设备 {device} 放不下："
+        "{context} 个词元的上下文、精度 {precision}、设备 {device} 放不下："
         "显存可用 {gpu_free_bytes}，内存可用 {host_free_bytes}。",
         "最接近的可行方案：--device {nearest_device} --precision {nearest_precision}"
         " --context {nearest_context}（显存 {nearest_gpu_bytes}，内存 {nearest_host_bytes}，"
-        "预测 {nearest_rate} token/s）。",
+        "预测 {nearest_rate} 词元/秒）。",
     ),
     "plan.no_room": (
         "本机完全放不下此模型：显存可用 {gpu_free_bytes}，内存可用 {host_free_bytes}。",

@@ -11,13 +11,13 @@ SIMULATE_TEXTS: dict[str, str] = {
     "代替虚构的路由。",
     "simulate.round": "已模拟 {number}，共 {rounds}",
     "simulate.heading": "{model}，{precision}，上下文 {context}，机器 {machine}：模拟",
-    "simulate.plan": "{slots}在 GPU；预测：{rate} token/s",
+    "simulate.plan": "{slots}在 GPU；预测：{rate} 词元/秒",
     "simulate.slots": "每层 {experts} 个专家中 {slots} 个",
     "simulate.routing": "路由：{source}",
     "simulate.made_up": "虚构，与 XVERSE-MoE-A4.2B 公布的命中率相符",
     "simulate.column_policy": "保留策略",
     "simulate.column_way": "未命中",
-    "simulate.column_rate": "token/s",
+    "simulate.column_rate": "词元/秒",
     "simulate.column_hits": "命中率",
     "simulate.column_cpu": "CPU 计算",
     "simulate.column_link": "经链路",
@@ -39,7 +39,7 @@ SIMULATE_TEXTS: dict[str, str] = {
     "simulate.part_link": "链路",
     "simulate.part_memory": "内存",
     "simulate.part_disk": "磁盘",
-    "simulate.prompt": "{tokens} token 的提示词：{seconds} 秒，复制到 GPU {copied_bytes}",
+    "simulate.prompt": "{tokens} 个词元的提示词：{seconds} 秒，复制到 GPU {copied_bytes}",
 }
 
 # As in `en_errors`: (message, hint).
@@ -58,11 +58,11 @@ SIMULATE_ERRORS: dict[str, tuple[str, str]] = {
     ),
     "simulate.other_trace": (
         "路由记录来自另一种模型：{model}，{layers} 层，每层 {experts} 个专家，"
-        "每个 token 选 {top_k} 个。",
+        "每个词元选 {top_k} 个。",
         "请用 --model 指定那个模型。",
     ),
     "simulate.short": (
-        "路由记录 {path} 有 {tokens} token，至少需要 {least}。",
+        "路由记录 {path} 有 {tokens} 个词元，至少需要 {least}。",
         "请记录得长一些：xverse generate --record-routing FILE --max-tokens 300",
     ),
     "simulate.real_only": (
