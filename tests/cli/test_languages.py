@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 
-from tests.cli.conftest import Cli
+from tests.cli.conftest import Cli, memory_stream, written
 from tests.cli.fake_engine import FakeEngine
 from xverse_cli import settings
 from xverse_cli.doctor import advice
 from xverse_cli.render.columns import columns
+from xverse_cli.render.comparison import print_comparison
+from xverse_cli.streams import Streams
 from xverse_runtime.errors import GenerationError
 from xverse_runtime.offload import measure
 from xverse_runtime.offload.machines import find_machine
@@ -239,6 +241,17 @@ def test_tables_line_up_in_chinese(cli: Cli) -> None:
     ]
     assert facts[0].startswith("模型      demo")
     assert facts[5].startswith("隐藏维度  ")
+
+
+def test_comparisons_line_up_in_chinese() -> None:
+    streams = Streams(None, memory_stream(), memory_stream())
+    rows = [("保留策略", "未命中", "词元/秒"), ("LRU", "CPU", "9.5"), ("评分窗口", "混合", "14.5")]
+    print_comparison(["模拟"], rows, [("评分窗口、混合", 14.5), ("LRU、CPU", 9.5)], [], streams)
+    _, table, chart, _ = written(streams.stdout).decode().split("\n\n")
+    lines = table.splitlines()
+    assert {columns(line) for line in lines} == {columns(lines[0])}  # figures end at the right
+    assert {columns(line[: edges(line)[0] + 2]) for line in lines[::2]} == {10}
+    assert len({columns(line.partition("#")[0]) for line in chart.splitlines()}) == 1
 
 
 def edges(line: str) -> list[int]:

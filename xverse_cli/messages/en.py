@@ -6,6 +6,7 @@ from xverse_cli.messages.en_chat import CHAT_TEXTS
 from xverse_cli.messages.en_doctor import DOCTOR_TEXTS
 from xverse_cli.messages.en_errors import ERRORS
 from xverse_cli.messages.en_simulate import SIMULATE_TEXTS
+from xverse_cli.messages.en_usage import USAGE_TEXTS
 
 __all__ = ["DETAILS", "ERRORS", "TEXTS"]
 
@@ -15,6 +16,7 @@ TEXTS: dict[str, str] = {
     **CHAT_TEXTS,
     **DOCTOR_TEXTS,
     **SIMULATE_TEXTS,
+    **USAGE_TEXTS,
     "error": "error: {message}",
     "error.at": "error: {place}: {message}",
     "error.unexpected": "unexpected {kind}: {detail}",
@@ -49,14 +51,6 @@ TEXTS: dict[str, str] = {
     # Help.
     "help.app": "Run and talk to the XVERSE mixture-of-experts models on your own machine.",
     "help.start": "Start with: xverse chat --model demo",
-    "help.usage": "Usage: ",
-    "help.heading": "{name}:",
-    "help.arguments": "Arguments",
-    "help.options": "Options",
-    "help.commands": "Commands",
-    "help.help": "Show this message and exit.",
-    "help.default": "default: {default}",
-    "help.required": "required",
     "help.version": "Show the version and leave.",
     "help.generate": "Answer one prompt, or continue a text with --raw."
     " The prompt, --file and piped input are joined by blank lines.",
@@ -334,16 +328,6 @@ TEXTS: dict[str, str] = {
     "variable.config": "Path of the settings file.",
     "variable.lang": "Language of the interface: `en` or `zh`; otherwise that of the locale.",
     "variable.debug": "`1` shows the traceback of an error.",
-    # A command line that cannot be read.
-    "usage.no_such_option": "No such option: {option}.",
-    "usage.no_such_command": "No such command: {command}.",
-    "usage.perhaps": "{problem} Did you mean {nearest}?",
-    "usage.missing_argument": "Missing argument {name}.",
-    "usage.missing_option": "Missing option {name}.",
-    "usage.surplus": "Too many arguments: {arguments}.",
-    "usage.needs_value": "Option {option} needs a value.",
-    "usage.takes_no_value": "Option {option} takes no value.",
-    "usage.bad_value": "Invalid value for {name}: {problem}",
     "keys.enter": "Enter",
     "keys.enter_does": "Send the message.",
     "keys.newline": "Alt-Enter, Ctrl-J",

@@ -7,6 +7,7 @@ from xverse_cli.messages.zh_details import DETAILS
 from xverse_cli.messages.zh_doctor import DOCTOR_TEXTS
 from xverse_cli.messages.zh_errors import ERRORS
 from xverse_cli.messages.zh_simulate import SIMULATE_TEXTS
+from xverse_cli.messages.zh_usage import USAGE_TEXTS
 
 __all__ = ["DETAILS", "ERRORS", "TEXTS"]
 
@@ -14,6 +15,7 @@ TEXTS: dict[str, str] = {
     **CHAT_TEXTS,
     **DOCTOR_TEXTS,
     **SIMULATE_TEXTS,
+    **USAGE_TEXTS,
     "error": "错误：{message}",
     "error.at": "错误：{place}：{message}",
     "error.unexpected": "意外的 {kind}：{detail}",
@@ -48,14 +50,6 @@ TEXTS: dict[str, str] = {
     # Help.
     "help.app": "在自己的机器上运行 XVERSE 混合专家模型，并与之对话。",
     "help.start": "从这里开始：xverse chat --model demo",
-    "help.usage": "用法：",
-    "help.heading": "{name}：",
-    "help.arguments": "参数",
-    "help.options": "选项",
-    "help.commands": "命令",
-    "help.help": "显示此帮助并退出。",
-    "help.default": "默认：{default}",
-    "help.required": "必填",
     "help.version": "显示版本号并退出。",
     "help.generate": "回答一条提示词，或用 --raw 续写文本。"
     "提示词、--file 的内容和管道输入以空行相连。",
@@ -300,14 +294,4 @@ TEXTS: dict[str, str] = {
     "variable.config": "设置文件的路径。",
     "variable.lang": "界面语言：`en` 或 `zh`；未设置时由语言区域决定。",
     "variable.debug": "`1`：显示错误的调用栈。",
-    # The command line itself.
-    "usage.no_such_option": "没有选项 {option}。",
-    "usage.no_such_command": "没有命令 {command}。",
-    "usage.perhaps": "{problem}是否想用 {nearest}？",
-    "usage.missing_argument": "缺少参数 {name}。",
-    "usage.missing_option": "缺少选项 {name}。",
-    "usage.surplus": "多余的参数：{arguments}。",
-    "usage.needs_value": "选项 {option} 需要一个值。",
-    "usage.takes_no_value": "选项 {option} 不接受值。",
-    "usage.bad_value": "{name}：{problem}",
 }
