@@ -72,7 +72,7 @@ MODULES_AHEAD = {
     for name in ("_chat", "_errors_chat", "_simulate")
     if not (FOLDER / f"en{name}.py").exists()
 }
-AHEAD = {"help.markdown"} - en.TEXTS.keys()
+AHEAD: set[str] = set()
 # A text may leave a parameter out for a reason.
 OMITTED: dict[str, set[str]] = {}
 

@@ -72,8 +72,6 @@ TEXTS: dict[str, str] = {
     "help.backend": "计算内核：auto、triton（GPU）、cpu（打包权重）或 reference（纯 torch）。",
     "help.cuda_graph": "用 CUDA 图回放解码步骤（默认开启）；关闭便于排查问题。",
     "help.lookup": "文本出现重复时一次计算多个词元（默认开启）；输出不变。",
-    "help.markdown": "渲染回复中的 Markdown，或原样输出。两者都不指定时：终端上渲染，"
-    "管道中原样输出。",
     "help.gpu_memory": "显存用量上限，例如 6GiB；放不下的专家留在内存中。",
     "help.cpu_memory": "存放 GPU 容纳不下的专家时，内存用量的上限。",
     "help.system": "置于对话之前的系统消息。",
