@@ -28,6 +28,9 @@ TEXTS: dict[str, str] = {
     "list.more": " and {count} more",
     "list.none": "none",
     "size.bytes": "{count} bytes",
+    "duration.seconds": "{seconds} s",
+    "duration.minutes": "{minutes} min",
+    "duration.hours": "{hours} h {minutes} min",
     "version": "xverse {version}",
     # What was expected of a value.
     "expected.not": '"{value}" is not {expected}',

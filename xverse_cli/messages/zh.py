@@ -27,6 +27,9 @@ TEXTS: dict[str, str] = {
     "list.more": "，另有 {count} 项",
     "list.none": "无",
     "size.bytes": "{count} 字节",
+    "duration.seconds": "{seconds} 秒",
+    "duration.minutes": "{minutes} 分钟",
+    "duration.hours": "{hours} 小时 {minutes} 分",
     "version": "xverse {version}",
     # What was expected of a value.
     "expected.not": "“{value}”无效，应为{expected}",
@@ -72,6 +75,9 @@ TEXTS: dict[str, str] = {
     "help.backend": "计算内核：auto、triton（GPU）、cpu（打包权重）或 reference（纯 torch）。",
     "help.cuda_graph": "用 CUDA 图回放解码步骤（默认开启）；关闭便于排查问题。",
     "help.lookup": "文本出现重复时一次计算多个词元（默认开启）；输出不变。",
+    "help.kv": "存放键和值的格式：auto、bf16，或占用减半的 int8。",
+    "help.markdown": "渲染回复中的 Markdown，或原样输出。两者都不指定时：终端上渲染，"
+    "管道中原样输出。",
     "help.gpu_memory": "显存用量上限，例如 6GiB；放不下的专家留在内存中。",
     "help.cpu_memory": "存放 GPU 容纳不下的专家时，内存用量的上限。",
     "help.system": "置于对话之前的系统消息。",
@@ -271,6 +277,7 @@ TEXTS: dict[str, str] = {
     "statistics.hit_rate": "；命中率：预测 {predicted}，实测 {measured}",
     "reply.length": "回复在 {tokens} 个词元后结束；--max-tokens 可放宽上限。",
     "reply.truncated": "回复被截断：{context_length} 个词元的上下文已满。",
+    "render.table": "表格… {rows} × {columns}",
     # Headings and cells of the reference (docs/cli.md).
     "reference.option": "选项",
     "reference.meaning": "含义",

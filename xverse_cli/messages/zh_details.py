@@ -99,7 +99,9 @@ DETAILS: dict[str, str] = {
     "reference (the faster cpu kernels are missing: {missing})": (
         "reference（缺少更快的 cpu 内核：{missing}）"
     ),
-    "context: {tokens} tokens, KV cache {size} MiB": "上下文：{tokens} 个词元，KV 缓存 {size} MiB",
+    "context: {tokens} tokens, KV cache {size} MiB ({dtype})": (
+        "上下文：{tokens} 个词元，KV 缓存 {size} MiB（{dtype}）"
+    ),
     # What was expected.
     "a number": "一个数",
     "a number above 0": "大于 0 的数",
