@@ -66,13 +66,6 @@ SAME = {
 PARTS = {"list.separator", "list.more", "statistics.hit_rate"}
 # Their parameters are Chinese themselves, so no space stands beside them.
 CHINESE_PARAMETERS = {"expected", "slots", "problem"}
-# Modules and keys whose English is not there yet: they are not compared.
-MODULES_AHEAD = {
-    name
-    for name in ("_chat", "_errors_chat", "_simulate")
-    if not (FOLDER / f"en{name}.py").exists()
-}
-AHEAD: set[str] = set()
 # A text may leave a parameter out for a reason.
 OMITTED: dict[str, set[str]] = {}
 
@@ -81,11 +74,6 @@ def tables(module: str) -> dict[str, set[str]]:
     """The keys of the tables of a module of the catalogue."""
     contents = vars(import_module(f"xverse_cli.messages.{module}"))
     return {k: set(v) for k, v in contents.items() if k.endswith(("TEXTS", "ERRORS"))}
-
-
-for _module in MODULES_AHEAD:
-    for _keys in tables(f"zh{_module}").values():
-        AHEAD |= _keys
 
 
 def both() -> Iterator[tuple[str, str, str]]:
@@ -104,26 +92,25 @@ def parameters(template: str) -> set[str]:
 
 
 def test_the_languages_have_the_same_keys() -> None:
-    assert zh.TEXTS.keys() - AHEAD == en.TEXTS.keys() - AHEAD
-    assert zh.ERRORS.keys() - AHEAD == en.ERRORS.keys() - AHEAD
+    assert zh.TEXTS.keys() == en.TEXTS.keys()
+    assert zh.ERRORS.keys() == en.ERRORS.keys()
 
 
 def test_the_languages_have_the_same_files() -> None:
     english = {path.stem.removeprefix("en") for path in FOLDER.glob("en*.py")}
     chinese = {path.stem.removeprefix("zh") for path in FOLDER.glob("zh*.py")}
-    assert english | {"_details"} == chinese - MODULES_AHEAD
+    assert english | {"_details"} == chinese
     for name in english:
         first, second = (tables(f"{language}{name}") for language in ("en", "zh"))
-        assert first.keys() <= second.keys()
+        assert first.keys() == second.keys()
         for table in first:
-            assert first[table] - AHEAD == second[table] - AHEAD, (name, table)
+            assert first[table] == second[table], (name, table)
 
 
 def test_parameters_are_the_same() -> None:
     for key, english, chinese in PAIRS:
-        if key not in AHEAD:
-            omitted = OMITTED.get(key, set())
-            assert parameters(chinese) == parameters(english) - omitted, key
+        omitted = OMITTED.get(key, set())
+        assert parameters(chinese) == parameters(english) - omitted, key
 
 
 def test_nothing_is_left_in_english() -> None:
@@ -155,8 +142,7 @@ def test_what_is_to_be_typed_is_not_translated() -> None:
     commands = "|".join(build_command().commands)
     typed = rf"--[a-z][a-z-]+|XVERSE_\w+|HF_\w+|xverse (?:{commands})|/[a-z]{{4,}}|docs/[\w.-]+"
     for key, english, chinese in PAIRS:
-        if key not in AHEAD:
-            assert set(re.findall(typed, english)) == set(re.findall(typed, chinese)), key
+        assert set(re.findall(typed, english)) == set(re.findall(typed, chinese)), key
 
 
 def build_command() -> Any:

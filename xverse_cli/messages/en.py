@@ -331,12 +331,4 @@ TEXTS: dict[str, str] = {
     "variable.config": "Path of the settings file.",
     "variable.lang": "Language of the interface: `en` or `zh`; otherwise that of the locale.",
     "variable.debug": "`1` shows the traceback of an error.",
-    "keys.enter": "Enter",
-    "keys.enter_does": "Send the message.",
-    "keys.newline": "Alt-Enter, Ctrl-J",
-    "keys.newline_does": "Start a new line.",
-    "keys.interrupt": "Ctrl-C",
-    "keys.interrupt_does": "Stop the reply and keep what was said; clear the prompt.",
-    "keys.leave": "Ctrl-D",
-    "keys.leave_does": "Leave, at an empty prompt.",
 }
