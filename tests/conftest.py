@@ -20,8 +20,9 @@ _OFFLINE = {
     "HTTPS_PROXY": "http://127.0.0.1:9",
     "NO_PROXY": "localhost,127.0.0.1,::1",
 }
-_PERSONAL = ("XVERSE_", "HF_", "HUGGINGFACE_", "XDG_", "CLICOLOR", "PYTEST_ADDOPTS")
+_PERSONAL = ("XVERSE_", "HF_", "HUGGINGFACE_", "XDG_", "CLICOLOR", "PYTEST_ADDOPTS", "LC_", "LANG")
 _PERSONAL_NAMES = {"NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "PAGER", "EDITOR", "VISUAL"}
+_ENGLISH = {"LANG": "C.UTF-8"}  # whatever the developer's language
 
 
 def _home_environment(home: Path) -> dict[str, str]:
@@ -42,7 +43,7 @@ for _name in list(os.environ):
     if _name.startswith(_PERSONAL) or _name in _PERSONAL_NAMES or _name.lower().endswith("_proxy"):
         del os.environ[_name]
 _SESSION_HOME = Path(tempfile.mkdtemp(prefix="xverse-tests-"))
-os.environ.update(_OFFLINE)
+os.environ.update(_OFFLINE | _ENGLISH)
 # The test models are tiny: on busy cores a second thread is waited for much longer than it works.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # One order of summation on every x86 machine; why it matters: tests/runtime/test_parity.py.

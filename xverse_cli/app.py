@@ -11,6 +11,7 @@ from typing import cast
 import typer
 
 from xverse_cli import exit_codes, messages, settings
+from xverse_cli.help_pages import with_our_help
 from xverse_cli.host import Host, Job
 from xverse_cli.interrupts import terminate_by_exception
 from xverse_cli.streams import abandon_stdout, naming_stdout, standard_streams
@@ -94,14 +95,16 @@ def run(argv: Sequence[str], host: Host | None = None) -> int:
 
 def _parse(argv: Sequence[str]) -> Job | None:
     """The job a command line asks for; ``None`` when parsing did it all (help, version)."""
-    command = typer.main.get_command(build_app())
+    command = with_our_help(typer.main.get_command(build_app()))
     try:
         with naming_stdout():  # where help and version go
             result = command.main(list(argv), prog_name=PROGRAM, standalone_mode=False)
     except _ParseError as error:
         command_path = getattr(getattr(error, "ctx", None), "command_path", PROGRAM)
+        from xverse_cli.usage_words import usage_words
+
         detail = error.format_message()  # type: ignore[attr-defined]
-        raise UsageError("usage", detail=detail, command=command_path) from None
+        raise UsageError("usage", detail=usage_words(detail), command=command_path) from None
     except SystemExit:
         raise BrokenPipeError from None  # how Typer ends when nobody reads its help
     if result == exit_codes.INTERRUPTED:

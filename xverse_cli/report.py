@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xverse_cli.generation import Reply
 from xverse_cli.host import Loaded
-from xverse_cli.messages import text
+from xverse_cli.messages import detail, text
 from xverse_cli.render.statistics import statistics_line
 from xverse_cli.streams import Streams
 from xverse_runtime.types import TemplateChoice, TextGenerator
@@ -25,7 +25,7 @@ def report_model(loaded: Loaded, streams: Streams) -> None:
     streams.say(text("load.done", model=engine.model_name, seconds=f"{loaded.load_s:.1f}"), level=1)
     streams.say(template_line(engine.template_choice), level=1)
     for note in engine.notes:
-        streams.say(note, level=1)
+        streams.say(detail(note), level=1)
     expected = engine.forecast(engine.context_length)
     if expected is not None:
         rate, first = f"{expected.tokens_per_s:.3g}", f"{expected.first_token_s:.1f}"

@@ -7,6 +7,7 @@ and file share its readers, so that a bad value is the same clear error wherever
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -114,12 +115,26 @@ def variable(key: str) -> str:
 
 
 def language(environ: Mapping[str, str]) -> str:
-    """The language asked for by `XVERSE_LANG`, else that of the locale; English without either."""
+    """``zh`` or ``en``: what `XVERSE_LANG` says, else the locale; English of everything else."""
     for name in (LANGUAGE_VARIABLE, *_LOCALE_VARIABLES):
-        wanted = environ.get(name, "").strip().lower()
-        if wanted:
-            return "en" if wanted in ("c", "posix") or wanted.startswith("c.") else wanted[:2]
-    return "en"
+        if wanted := environ.get(name, "").strip():
+            return _language_of(wanted)
+    return _language_of(_system_locale())
+
+
+def _language_of(locale: str) -> str:
+    """``zh`` of every Chinese locale: zh, zh_TW.UTF-8, zh-Hans, Windows' Chinese (Simplified)."""
+    name = re.split(r"[^a-z]", locale.lower(), maxsplit=1)[0]
+    return "zh" if name in ("zh", "chinese") else "en"
+
+
+def _system_locale() -> str:
+    """Windows knows its language without variables; elsewhere a locale without them is English."""
+    if sys.platform != "win32":
+        return ""
+    import locale
+
+    return locale.getlocale()[0] or ""
 
 
 def debug(environ: Mapping[str, str]) -> bool:

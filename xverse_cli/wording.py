@@ -6,7 +6,7 @@ import traceback
 
 from xverse_cli import settings
 from xverse_cli.host import Host
-from xverse_cli.messages import error_text, text
+from xverse_cli.messages import detail, error_text, text
 from xverse_runtime.errors import XverseError
 
 
@@ -32,7 +32,7 @@ def _words(error: BaseException) -> tuple[str, str]:
     if isinstance(error, MemoryError):
         return text("error.memory"), ""
     if isinstance(error, OSError) and error.strerror:
-        place = f": {error.filename}" if error.filename else ""
-        return error.strerror + place, ""
+        problem, place = detail(error.strerror), error.filename
+        return text("error.system", problem=problem, place=place) if place else problem, ""
     unexpected = text("error.unexpected", kind=type(error).__name__, detail=str(error))
     return unexpected, text("error.unexpected_hint")

@@ -15,13 +15,25 @@ from typing import Any, TextIO
 import pytest
 
 from tests.cli.fake_engine import FakeEngine
-from xverse_cli.app import run
+from xverse_cli import messages
+from xverse_cli.app import build_app, run
 from xverse_cli.host import Host
 from xverse_cli.settings import Settings
 from xverse_cli.streams import Streams
 
-PASSED_ON = ("MODELSCOPE_DOMAIN",)  # what a fixture may have set for everyone
+PASSED_ON = ("MODELSCOPE_DOMAIN", "LANG")  # what a fixture may have set for everyone
 FAKE_MAIN = Path(__file__).with_name("fake_main.py")
+
+
+# Options are worded when their modules are first imported: in English, whichever test is first.
+build_app()
+
+
+@pytest.fixture(autouse=True)
+def english() -> Iterator[None]:
+    """A test that ran a command in another language leaves none of it behind."""
+    yield
+    messages.use("en")
 
 
 class FakeTerminal(io.TextIOWrapper):

@@ -207,9 +207,9 @@ def test_the_platform_s_own_file(home: Path) -> None:
 
 
 def test_language_and_debug() -> None:
-    assert language({}) == "en"
+    assert language({"LANG": "C"}) == "en"
     assert language({"LANG": "zh_CN.UTF-8"}) == "zh"
-    assert language({"LANG": "zh_CN.UTF-8", "LC_MESSAGES": "de_DE"}) == "de"
+    assert language({"LANG": "zh_CN.UTF-8", "LC_MESSAGES": "de_DE"}) == "en"
     assert language({"LANG": "zh_CN.UTF-8", "LC_ALL": "C.UTF-8"}) == "en"
     assert language({"LANG": "zh_CN.UTF-8", "XVERSE_LANG": "en"}) == "en"
     assert language({"XVERSE_LANG": "zh_CN.UTF-8"}) == "zh"

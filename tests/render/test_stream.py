@@ -126,6 +126,19 @@ def test_remarks_wrap_between_words(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [line.strip() for line in lines] == ["one two", "three [x]", "four"]
 
 
+def test_chinese_remarks_fill_their_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    stream = Terminal(io.BytesIO(), encoding="utf-8")
+    print_remark("  许可：本程序采用 Apache-2.0。模型的权重适用许可协议。\n好", "dim", stream)
+    lines = shown(stream).decode().replace("\x1b[2m", "").replace("\x1b[0m", "").splitlines()
+    assert lines == [
+        "  许可：本程序采用",
+        "  Apache-2.0。模型的",
+        "  权重适用许可协议。",
+        "好",
+    ]
+
+
 def test_the_byte_bar_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     stream = Terminal(io.BytesIO(), encoding="utf-8")

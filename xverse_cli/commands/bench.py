@@ -201,6 +201,8 @@ def _object(engine: "Engine", load_s: float, result: "BenchmarkResult") -> dict[
 
 
 def _table(engine: "Engine", load_s: float, result: "BenchmarkResult") -> str:
+    from xverse_cli.render.columns import padded, widest
+
     rows = [
         (text("bench.model"), f"{engine.model_name}, {engine.precision}, {engine.device}"),
         (text("bench.load"), f"{load_s:.2f} s"),
@@ -216,5 +218,5 @@ def _table(engine: "Engine", load_s: float, result: "BenchmarkResult") -> str:
         (text("bench.bandwidth"), f"{result.read_bandwidth / 1e9:.1f} GB/s"),
         (text("bench.share"), f"{result.bandwidth_share:.3f}"),
     ]
-    width = max(len(name) for name, _ in rows)
-    return "".join(f"{name:{width}}  {value}\n" for name, value in rows)
+    width = widest(name for name, _ in rows)
+    return "".join(f"{padded(name, width)}  {value}\n" for name, value in rows)

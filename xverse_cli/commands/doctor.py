@@ -3,6 +3,7 @@
 # No postponed annotations: Typer would compile every one of them anew on each start.
 
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +13,7 @@ import typer
 from xverse_cli import options
 from xverse_cli.exit_codes import DONE
 from xverse_cli.host import Host, Job
-from xverse_cli.messages import text
+from xverse_cli.messages import text, worded_in
 from xverse_runtime.errors import ResourceError
 
 if TYPE_CHECKING:
@@ -65,7 +66,9 @@ def doctor(
 
 def run(flags: Mapping[str, object], gpu: str | None, as_json: bool, host: Host) -> int:
     """Look, plan, tell; a model that cannot run is told like everything else, then an error."""
-    diagnosis = _diagnose(host.settings(flags), gpu)
+    settings = host.settings(flags)
+    with worded_in("en") if as_json else nullcontext():
+        diagnosis = _diagnose(settings, gpu)
     if as_json:
         from xverse_cli.json_output import to_json
 

@@ -51,13 +51,14 @@ def run(as_json: bool, host: Host) -> int:
 
 def aligned(rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
     """Rows as lines, every column as wide as its widest cell."""
+    from xverse_cli.render.columns import padded, widest
     from xverse_cli.render.sanitize import sanitize
 
     cells = [[sanitize(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    widths = [widest(column) for column in zip(*cells, strict=True)]
     for row in cells:
-        padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        yield "  ".join(padded).rstrip()
+        filled = (padded(cell, width) for cell, width in zip(row, widths, strict=True))
+        yield "  ".join(filled).rstrip()
 
 
 def kind_text(model: "StoredModel") -> str:

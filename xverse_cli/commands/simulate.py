@@ -2,7 +2,7 @@
 
 # No postponed annotations: Typer would compile every one of them anew on each start.
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -205,7 +205,7 @@ class _Told:
         """Names and tokens a second."""
         return [
             (
-                f"{_policy_text(one.policy)}, {text(f'simulate.way_{one.way}')}",
+                _listed((_policy_text(one.policy), text(f"simulate.way_{one.way}"))),
                 one.report.tokens_per_s,
             )
             for one in self.outcomes
@@ -213,7 +213,7 @@ class _Told:
 
     def footing(self) -> list[str]:
         prompt, first = self.prompt, self.outcomes[0].report
-        busy = ", ".join(
+        busy = _listed(
             f"{text(f'simulate.part_{part}')} {100 * first.share(part):.0f} %"
             for part in ("gpu", "cpu", "link", "memory", "disk")
             if first.busy[part]
@@ -241,6 +241,10 @@ class _Told:
             "outcomes": [_object(outcome) for outcome in self.outcomes],
             "prompt": asdict(self.prompt),
         }
+
+
+def _listed(parts: Iterable[str]) -> str:
+    return text("list.separator").join(parts)
 
 
 def _policy_text(policy: str) -> str:

@@ -6,21 +6,31 @@ from xverse_cli.messages.en_chat import CHAT_TEXTS
 from xverse_cli.messages.en_doctor import DOCTOR_TEXTS
 from xverse_cli.messages.en_errors import ERRORS
 from xverse_cli.messages.en_simulate import SIMULATE_TEXTS
+from xverse_cli.messages.en_usage import USAGE_TEXTS
 
-__all__ = ["ERRORS", "TEXTS"]
+__all__ = ["DETAILS", "ERRORS", "TEXTS"]
+
+DETAILS: dict[str, str] = {}  # they are in English
 
 TEXTS: dict[str, str] = {
     **CHAT_TEXTS,
     **DOCTOR_TEXTS,
     **SIMULATE_TEXTS,
+    **USAGE_TEXTS,
     "error": "error: {message}",
     "error.at": "error: {place}: {message}",
     "error.unexpected": "unexpected {kind}: {detail}",
     "error.unexpected_hint": "This is a bug. XVERSE_DEBUG=1 shows where it happened.",
     "error.memory": "out of memory",
+    "error.system": "{problem}: {place}",
     "interrupted": "Interrupted.",
+    "list.separator": ", ",
     "list.more": " and {count} more",
     "list.none": "none",
+    "size.bytes": "{count} bytes",
+    "duration.seconds": "{seconds} s",
+    "duration.minutes": "{minutes} min",
+    "duration.hours": "{hours} h {minutes} min",
     "version": "xverse {version}",
     # What was expected of a value.
     "expected.not": '"{value}" is not {expected}',
@@ -319,6 +329,6 @@ TEXTS: dict[str, str] = {
     "exit.interrupted": "Interrupted by Ctrl-C, SIGTERM or a closed terminal; what came before is"
     " on stdout.",
     "variable.config": "Path of the settings file.",
-    "variable.lang": "Language of messages: `en`; otherwise that of the locale, if there is one.",
+    "variable.lang": "Language of the interface: `en` or `zh`; otherwise that of the locale.",
     "variable.debug": "`1` shows the traceback of an error.",
 }

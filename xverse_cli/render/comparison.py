@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from xverse_cli.render.columns import padded, widest
 from xverse_cli.render.sanitize import sanitize
 
 if TYPE_CHECKING:
@@ -40,10 +41,10 @@ def print_comparison(
 
 def _plain_table(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Names to the left, figures to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = [widest(column) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
-            cell.ljust(width) if place < 2 else cell.rjust(width)
+            padded(cell, width, right=place >= 2)
             for place, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
@@ -56,9 +57,9 @@ def _bar_lengths(bars: Bars) -> list[float]:
 
 
 def _plain_chart(bars: Bars) -> list[str]:
-    width = max(len(name) for name, _ in bars)
+    width = widest(name for name, _ in bars)
     return [
-        f"{name:{width}}  {'#' * max(1, round(length))} {value:.1f}"
+        f"{padded(name, width)}  {'#' * max(1, round(length))} {value:.1f}"
         for (name, value), length in zip(bars, _bar_lengths(bars), strict=True)
     ]
 

@@ -177,6 +177,8 @@ def duration(seconds: float) -> str:
     """``1 h 02 min``, ``3 min``, ``20 s``."""
     whole = int(seconds)
     if whole < 60:
-        return f"{whole} s"
+        return text("duration.seconds", seconds=whole)
     hours, minutes = divmod(whole // 60, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min"
+    if hours:
+        return text("duration.hours", hours=hours, minutes=f"{minutes:02}")
+    return text("duration.minutes", minutes=minutes)

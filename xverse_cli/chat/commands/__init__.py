@@ -13,6 +13,7 @@ from xverse_cli.chat.commands.talking import TALKING
 from xverse_cli.chat.keys import KEYS
 from xverse_cli.chat.slash import as_message
 from xverse_cli.messages import text
+from xverse_cli.render.columns import padded, widest
 
 if TYPE_CHECKING:
     from xverse_cli.chat.repl import Repl
@@ -23,9 +24,9 @@ __all__ = ["COMMANDS", "SlashCommand", "as_message", "command_named", "key_rows"
 def _help(chat: Repl, argument: str) -> None:
     rows = [(command.usage, text(command.help)) for command in COMMANDS]
     rows += key_rows()
-    width = max(len(name) for name, _ in rows)
+    width = widest(name for name, _ in rows)
     for name, what in rows:
-        chat.say(f"  {name:{width}}  {what}")
+        chat.say(f"  {padded(name, width)}  {what}")
     chat.say(text("command.text_hint"))
 
 

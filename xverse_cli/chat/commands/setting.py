@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from xverse_cli.chat.commands.registry import SlashCommand
 from xverse_cli.generation import SAMPLING, sampling_params
-from xverse_cli.messages import text
+from xverse_cli.messages import detail, text
 from xverse_cli.settings import SETTINGS, Overflow, Settings
 from xverse_runtime.errors import UsageError
 
@@ -78,7 +78,7 @@ def _model(chat: Repl, argument: str) -> None:
             )
         )
         for note in engine.notes:
-            chat.say(f"  {note}")
+            chat.say(f"  {detail(note)}")
 
 
 def _names(chat: Repl) -> list[str]:
