@@ -7,6 +7,7 @@ sees an opening that the parser would not, a line is let go later, and nothing e
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 from wcwidth import wcwidth
 
@@ -18,7 +19,6 @@ _UNFINISHED_AUTOLINK = re.compile(r"<[^\s<>]*\Z")
 _ENTITY = re.compile(r"&(?:#[xX]?)?[A-Za-z0-9]{1,32};")
 _UNFINISHED_ENTITY = re.compile(r"&#?[A-Za-z0-9]{0,32}\Z")
 _BACKTICKS = re.compile(r"(`+)[^`]*[^`\s][^`]*\Z")
-_DELIMITERS = frozenset("*_~")
 _JOINERS = "\u200d"
 _MOST_SIGNS = 120  # among more of them without a place to cut, what is open is text
 
@@ -73,11 +73,7 @@ def as_if_closed(source: str) -> tuple[str, str]:
             run = _BACKTICKS.match(shown, match.start())
             code = run[1] if run else ""
             break
-    opened = [
-        str(sign) * int(str(count))
-        for sign, count, _ in scan.waiting
-        if sign in _DELIMITERS and int(str(count)) <= 3
-    ]
+    opened = [one.sign * one.count for one in scan.waiting if one.sign != "[" and one.count <= 3]
     closed = "".join(reversed(opened))
     return shown + code + closed + source[len(source.rstrip()) :], "".join(opened) + code
 
@@ -98,11 +94,27 @@ def _is_regional(character: str) -> bool:
     return "\U0001f1e6" <= character <= "\U0001f1ff"
 
 
+@dataclass
+class _Open:
+    """A bracket or delimiters that may be closed: which, how many, and whether they close too."""
+
+    sign: str
+    count: int = 1
+    closes: bool = False
+
+
 class _Scan:
+    """Goes from sign to sign.
+
+    Attributes:
+        place: the last place for a cut.
+        waiting: what is open.
+    """
+
     def __init__(self, source: str) -> None:
         self.source = source
         self.place = 0
-        self.waiting: list[list[object]] = []  # what is open: character, how many, whether both
+        self.waiting: list[_Open] = []
 
     def note(self, start: int, end: int) -> None:
         """``source[start:end]`` is plain text outside everything."""
@@ -166,11 +178,11 @@ class _Scan:
     def _bracket(self, at: int) -> int:
         source = self.source
         if source[at] == "[":
-            self.waiting.append(["[", 1, False])
+            self.waiting.append(_Open("["))
             return at + 1
         if at + 1 == len(source):
             return -1
-        opened = [index for index, one in enumerate(self.waiting) if one[0] == "["]
+        opened = [index for index, one in enumerate(self.waiting) if one.sign == "["]
         if not opened:
             return at + 1
         if source[at + 1] == "(":
@@ -196,7 +208,7 @@ class _Scan:
         if closes:
             count = self._close(character, count, opens)
         if count and opens:
-            self.waiting.append([character, count, closes])
+            self.waiting.append(_Open(character, count, closes))
         return end
 
     def _close(self, character: str, count: int, opens: bool) -> int:
@@ -204,20 +216,18 @@ class _Scan:
         for index in range(len(self.waiting) - 1, -1, -1):
             if not count:
                 break
-            what, waiting, both = self.waiting[index]
-            if what == "[":
+            one = self.waiting[index]
+            if one.sign == "[":
                 break  # delimiters pair inside a link text, if it is one
-            if what != character or not isinstance(waiting, int):
+            if one.sign != character:
                 continue
-            if (both or opens) and (waiting + count) % 3 == 0 and (waiting % 3 or count % 3):
+            threes = (one.count + count) % 3 == 0 and (one.count % 3 or count % 3)
+            if (one.closes or opens) and threes:
                 continue
-            used = min(waiting, count)
+            used = min(one.count, count)
             count -= used
-            if used == waiting:
-                del self.waiting[index:]
-            else:
-                self.waiting[index][1] = waiting - used
-                del self.waiting[index + 1 :]
+            one.count -= used
+            del self.waiting[index + 1 if one.count else index :]
         return count
 
 
