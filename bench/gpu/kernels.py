@@ -14,8 +14,9 @@ from bench.gpu.parity import check_experts
 from bench.gpu.random_weights import random_experts, random_packed
 from bench.gpu.timing import matmul_rate, microseconds, read_bandwidth
 from bench.table import Report
+from xverse_kernels.kv_rows import Rows, row_bytes, to_int8
 from xverse_kernels.packing import FORMATS, ExpertBlocks, ExpertLayout, WeightFormat
-from xverse_kernels.triton import attention, experts, linear, sampling
+from xverse_kernels.triton import attention, experts, linear, parts, sampling
 from xverse_kernels.triton.backend import TritonBackend
 from xverse_kernels.triton.launch import Workspace
 from xverse_kernels.triton.tiles import GemmTile
@@ -32,6 +33,7 @@ PREFILL_TILES = (
     GemmTile(128, 128, 0, 8, 2),
     GemmTile(128, 64, 0, 4, 3),
 )
+Caches = list[tuple[Rows, Rows]]  # of several layers: keys and values
 L2_BYTES = 200 * 2**20  # rotate over more than any L2 cache holds
 
 
@@ -145,6 +147,11 @@ def _experts(bench: _Bench, form: WeightFormat) -> None:
         lambda r=r: experts.down_each(h, r, layers[0], residual, bench.workspace) for r in single
     ]
     bench.row(f"down {form.name}", "1 token", calls, slots * layout.down_bytes)
+    out = torch.empty(1, slots, HIDDEN, device="cuda")
+    calls = [lambda r=r: parts.down_parts(h, r, layers[0], out) for r in single]
+    bench.row(f"down, slots apart, {form.name}", "1 token", calls, slots * layout.down_bytes)
+    calls = [lambda: parts.add_parts(residual, [out, out])] * 8
+    bench.row("adding slots up", "1 token", calls, 2 * out.nbytes)
     if form.dtype is not None:
         _torch_experts(bench, layers[0], routed, residual)
         _torch_grouped(bench)
@@ -208,11 +215,32 @@ def _small_kernels(bench: _Bench) -> None:
 
 
 def _attention(bench: _Bench) -> None:
-    capacity = 8192 + 16
-    shape = (1, HEADS, capacity, DIM)
-    keys = [torch.randn(shape, device="cuda", dtype=DTYPE) for _ in range(8)]
-    values = [torch.randn(shape, device="cuda", dtype=DTYPE) for _ in range(8)]
-    cos, sin = (torch.randn(capacity, DIM, device="cuda") for _ in range(2))
+    shape = (1, HEADS, 8192 + 16, DIM)
+    plain: Caches = [
+        (
+            torch.randn(shape, device="cuda", dtype=DTYPE),
+            torch.randn(shape, device="cuda", dtype=DTYPE),
+        )
+        for _ in range(8)
+    ]
+    tiles = {
+        f", {tile.m} x {tile.n}, {tile.warps} warps": partial(
+            attention.prefill_attention, tile=tile
+        )
+        for tile in PREFILL_TILES
+    }
+    _decode_attention(bench, "attention", plain, DTYPE)
+    _prefill_attention(
+        bench, "attention", plain, DTYPE, {", torch": attention.torch_attention, **tiles}
+    )
+    rounded: Caches = [(to_int8(k), to_int8(v)) for k, v in plain]
+    name = "attention, int8 cache"
+    _decode_attention(bench, name, rounded, torch.int8)
+    _prefill_attention(bench, name, rounded, torch.int8, {"": attention.prefill_attention})
+
+
+def _decode_attention(bench: _Bench, name: str, caches: Caches, dtype: torch.dtype) -> None:
+    cos, sin = (torch.randn(8192 + 16, DIM, device="cuda") for _ in range(2))
     qkv = torch.randn(1, 3 * HEADS * DIM, device="cuda", dtype=DTYPE)
     sequences = torch.zeros(1, device="cuda", dtype=torch.int32)
     for past in (128, 1024, 4096, 8192):
@@ -221,25 +249,28 @@ def _attention(bench: _Bench) -> None:
             lambda k=k, v=v, p=positions, past=past: attention.attend_each(
                 qkv, cos, sin, k, v, p, sequences, bench.workspace, longest=past
             )
-            for k, v in zip(keys, values, strict=True)
+            for k, v in caches
         ]
-        bench.row("attention", f"1 token, {past} past", calls, past * HEADS * DIM * 4)
+        size = 2 * past * HEADS * row_bytes(DIM, dtype)
+        bench.row(name, f"1 token, {past} past", calls, size)
+
+
+def _prefill_attention(
+    bench: _Bench,
+    name: str,
+    caches: Caches,
+    dtype: torch.dtype,
+    ways: dict[str, Callable[..., Tensor]],
+) -> None:
     for tokens, past in ((64, 0), (512, 0), (64, 4096), (512, 1536), (512, 7168)):
         q = torch.randn(HEADS, tokens, DIM, device="cuda", dtype=DTYPE)
-        ways = {"torch": attention.torch_attention} | {
-            f"{tile.m} x {tile.n}, {tile.warps} warps": partial(
-                attention.prefill_attention, tile=tile
-            )
-            for tile in PREFILL_TILES
-        }
         pairs = tokens * past + tokens * (tokens + 1) // 2
-        size = (past + tokens) * HEADS * DIM * 4
-        for name, way in ways.items():
+        size = 2 * (past + tokens) * HEADS * row_bytes(DIM, dtype)
+        for title, way in ways.items():
             calls = [
-                lambda k=k, v=v, way=way, q=q, past=past: way(q, k, v, 0, past)
-                for k, v in zip(keys, values, strict=True)
+                lambda k=k, v=v, way=way, q=q, past=past: way(q, k, v, 0, past) for k, v in caches
             ]
             bench.row(
-                f"attention, {name}", f"{tokens} tokens, {past} past", calls, size,
+                name + title, f"{tokens} tokens, {past} past", calls, size,
                 4 * pairs * HEADS * DIM,
             )  # fmt: skip
