@@ -36,17 +36,21 @@ from xverse_runtime.store.manifest import Manifest, is_store
 
 @dataclass(frozen=True)
 class Fit:
-    """Where a model is computed, why there, with which context, and the plan if one was made."""
+    """Where a model is computed, why there, with which context, and the plan if one was made.
+
+    ``divided``: between GPU and host as the plan says, since it does not fit on the GPU whole.
+    """
 
     device: torch.device
     reason: str
     context_length: int
     plan: ModelPlan | None = None
+    divided: bool = False
 
     @property
     def offload(self) -> ModelPlan | None:
-        """The plan, where the GPU holds only some of the experts."""
-        return self.plan if self.plan is not None and self.plan.placement.offloads else None
+        """The plan, where the GPU does not hold everything."""
+        return self.plan if self.divided else None
 
     def kv(self, config: EngineConfig) -> str:
         """What keys and values are kept in: as wished, or int8 where the plan needs it."""
@@ -107,7 +111,7 @@ def find_place(
         placement = plan.placement
         if placement.device == "cuda":
             slots = f"{placement.slots_per_layer:.1f} of {model.num_experts} experts a layer there"
-            return Fit(device, f"{sizes}: {slots}", placement.context, plan)
+            return Fit(device, f"{sizes}: {slots}", placement.context, plan, divided=True)
         sizes += ", and the CPU alone is faster"
     if config.device == "auto":
         return Fit(torch.device("cpu"), sizes, wished)

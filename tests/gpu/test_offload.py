@@ -12,7 +12,6 @@ import torch
 from tests.runtime.helpers import GOLDEN, expected_cases
 from tests.runtime.offload.test_offloaded_engine import (
     MACHINE,
-    Offloaded,
     all_slots,
     placement,
     reply,
@@ -20,6 +19,7 @@ from tests.runtime.offload.test_offloaded_engine import (
 from xverse_runtime import engine_parts
 from xverse_runtime.config import EngineConfig, ModelConfig
 from xverse_runtime.engine import Engine
+from xverse_runtime.fit import Fit
 from xverse_runtime.model_dir import ModelDirectory
 from xverse_runtime.offload.setup import ModelPlan
 from xverse_runtime.offload.transfer import CudaQueues
@@ -52,7 +52,7 @@ def load(store: Path, config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> L
         device = torch.device("cuda", torch.cuda.current_device())
         plan = ModelPlan(placement(config, slots, pinned=pinned), MACHINE)
         monkeypatch.setattr(
-            engine_parts, "fit_model", lambda *_: Offloaded(device, "as if", 512, plan=plan)
+            engine_parts, "fit_model", lambda *_: Fit(device, "as if", 512, plan, divided=True)
         )
         engine = Engine.load(store, EngineConfig(device="cuda", **how))
         assert engine._offload is not None

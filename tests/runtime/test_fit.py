@@ -123,3 +123,16 @@ def test_a_forecast_where_it_is_wished_for(find: Find) -> None:
         assert found.offload is None
         assert found.plan is not None
         assert found.plan.forecast(100).tokens_per_s > 3
+
+
+def test_a_gpu_that_holds_all_but_the_embedding(find: Find) -> None:
+    """Everything has a slot; what is divided is the embedding, which stays on the host."""
+    sizes = ModelSizes(CONFIG, PRESETS["int4"])
+    whole = sizes.dense + sizes.routed + sizes.kv(4096, "bf16")
+    machine = replace(find_machine("h100"), vram_total=2 * whole)
+    for spare in range(600, 1800, 100):
+        found = find(machine, context_length=4096, kv="bf16", gpu_memory=whole + spare * 2**20)
+        if found.offload is not None and found.offload.placement.experts_resident:
+            assert found.offload.placement.embedding_device == "cpu"
+            return
+    raise AssertionError("no such amount of memory")

@@ -23,6 +23,7 @@ from xverse_runtime.offload.host_experts import HostExperts
 from xverse_runtime.offload.policy import Key
 from xverse_runtime.offload.transfer import OffloadDevice, Upload
 
+LOADED_AT_ONCE = 8  # experts, where there is no staging
 ROWS_UNDER_WAY = 64  # changed tables that can be on their way before the host waits
 
 
@@ -45,7 +46,7 @@ class ExpertCache:
             device: whose memory the pool is.
             host: where experts come from.
             slots: who has which.
-            staged: experts in each staging half.
+            staged: experts in each staging half; 0 where everything has a slot.
             shared: shared experts of a layer.
             dtype: of the activations.
 
@@ -90,11 +91,11 @@ class ExpertCache:
             for block, row in zip(self.host.shared(layer), rows, strict=True)
         ]
         copies += [(self.host.block(key), slot) for key, slot in self.slots.fill(keys)]
-        size = self.host.layout.block_bytes
-        buffers = [self.device.host_buffer(self.staged, size, dtype=torch.uint8) for _ in range(2)]
+        size, at_once = self.host.layout.block_bytes, self.staged or LOADED_AT_ONCE
+        buffers = [self.device.host_buffer(at_once, size, dtype=torch.uint8) for _ in range(2)]
         last: list[Upload | None] = [None, None]
-        for turn, first in enumerate(range(0, len(copies), self.staged)):
-            some, half = copies[first : first + self.staged], turn % 2
+        for turn, first in enumerate(range(0, len(copies), at_once)):
+            some, half = copies[first : first + at_once], turn % 2
             upload = last[half]
             if upload is not None:
                 upload.wait()

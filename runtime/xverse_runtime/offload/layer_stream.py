@@ -33,7 +33,8 @@ class LayerStream:
 
     def __init__(self, cache: ExpertCache) -> None:
         self._cache = cache
-        experts, staged = cache.host.experts, cache.staged
+        experts = cache.host.experts
+        staged = cache.staged or experts  # where everything has a slot
         self.groups = [
             range(first, min(first + staged, experts)) for first in range(0, experts, staged)
         ]

@@ -158,7 +158,9 @@ def _cache(
     """With the slots of the plan, or fewer if another program took the memory meanwhile."""
     slots = wished = placement.expert_slots
     policy = ScoreWindow.for_model(config.num_layers, config.top_k)
-    staged = max(1, min(config.num_experts, placement.staging // 2 // host.layout.block_bytes))
+    staged = min(config.num_experts, placement.staging // 2 // host.layout.block_bytes)
+    if not placement.experts_resident:
+        staged = max(1, staged)
     while True:
         try:
             cache = ExpertCache(

@@ -81,14 +81,6 @@ def placement(
     )
 
 
-class Offloaded(Fit):
-    """With the machinery of offload even where every expert has a slot."""
-
-    @property
-    def offload(self) -> ModelPlan | None:
-        return self.plan
-
-
 Load = Callable[..., tuple[Engine, FakeDevice, list[tuple[str, Any]]]]
 
 
@@ -109,7 +101,7 @@ def load(store: Path, config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> L
         plan = ModelPlan(placement(config, slots, **wishes), MACHINE)
         monkeypatch.setattr(engine_parts, "CudaQueues", lambda _device: device)
         monkeypatch.setattr(
-            engine_parts, "fit_model", lambda *_: Offloaded(CPU, "as if", 512, plan=plan)
+            engine_parts, "fit_model", lambda *_: Fit(CPU, "as if", 512, plan, divided=True)
         )
         told: list[tuple[str, Any]] = []
         engine = Engine.load(
@@ -339,7 +331,7 @@ def test_an_automatic_device_falls_back_to_the_cpu(
     plan = ModelPlan(placement(config, 4), MACHINE)
     monkeypatch.setattr(engine_parts, "CudaQueues", lambda _device: FakeDevice(memory=100))
     monkeypatch.setattr(
-        engine_parts, "fit_model", lambda *_: Offloaded(CPU, "as if", 512, plan=plan)
+        engine_parts, "fit_model", lambda *_: Fit(CPU, "as if", 512, plan, divided=True)
     )
     told: list[str] = []
     engine = Engine.load(
@@ -366,3 +358,15 @@ def test_the_forecast_is_for_the_context_at_hand(load: Load, config: ModelConfig
     assert full == engine.forecast(512)
     assert short.tokens_per_s > full.tokens_per_s
     assert 0 < full.hit_rate < 1
+
+
+@pytest.mark.parametrize("most_few", [1, 64])
+def test_everything_but_the_embedding(
+    load: Load, config: ModelConfig, prompt: list[int], most_few: int
+) -> None:
+    """No staging: nothing ever moves."""
+    engine, device, _ = load(all_slots(config), staged=0, pinned=False, most_few=most_few)
+    loaded = device.uploads
+    some, _, _ = load(all_slots(config) // 2, staged=8, most_few=most_few)
+    assert reply(engine, prompt) == reply(some, prompt)
+    assert device.uploads == loaded
