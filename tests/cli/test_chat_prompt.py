@@ -326,7 +326,7 @@ def test_going_on_with_a_session(tmp_path: Path) -> None:
         terminal.wait_for("Hello there.")
         terminal.type("and another\r")
         terminal.wait_for("Again.")
-    assert messages() == ["a question", "and another"]
+        assert messages() == ["a question", "and another"]
 
 
 def test_without_saving_nothing_is_left(tmp_path: Path) -> None:
