@@ -33,6 +33,7 @@ from xverse_runtime.fit import fitting_context
 from xverse_runtime.kv_cache import KVPool
 from xverse_runtime.loading import weight_bytes
 from xverse_runtime.model_dir import ModelDirectory
+from xverse_runtime.offload.machines import find_machine
 from xverse_runtime.store import convert as convert_module
 from xverse_runtime.store import place
 from xverse_runtime.store.convert import ConversionPlan, convert_checkpoint
@@ -486,7 +487,11 @@ def full_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("full_gpu")
-def test_the_default_device_is_the_cpu_where_the_model_does_not_fit_the_gpu(store: Path) -> None:
+def test_the_default_device_is_the_cpu_where_the_model_does_not_fit_the_gpu(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = replace(find_machine("4060"), vram_free=2**28)
+    monkeypatch.setattr("xverse_runtime.fit.measure_machine", lambda _device: full)
     engine = Engine.load(store)
     assert engine.device == "cpu"
     assert "the GPU has 1.0 GiB free" in engine.notes[0]
