@@ -175,6 +175,9 @@ class FakeDevice:
         self.arrive(upload)  # as computations happen at once
         self._unseen += [(self._asked, one) for one in before if one.arrived]
 
+    def close(self) -> None:
+        self._uploads.clear()
+
     # ------------------------------------------------------------------ for its own parts
 
     def tick(self) -> None:

@@ -28,7 +28,7 @@ from xverse_kernels.types import Projection, TokenChoice
 from xverse_runtime.config import ModelConfig
 from xverse_runtime.decode_loop import DecodeLoop
 from xverse_runtime.decoding import decode_loop
-from xverse_runtime.kv_cache import KVCache, KVPool
+from xverse_runtime.kv_cache import KVCache, KVPool, cache_dtype
 from xverse_runtime.memory_plan import Wishes, plan_memory
 from xverse_runtime.model import Decoder
 from xverse_runtime.offload.machine import Machine
@@ -172,7 +172,9 @@ def measure_point(
     context = placement.context
     torch.cuda.reset_peak_memory_stats() if device.type == "cuda" else None
     weights = weights_around(config, placement.precision, blocks, device.type, dtype)
-    pool = KVPool(config, context, dtype, device)
+    pool = KVPool(config, context, cache_dtype(placement.kv, dtype), device)
+    for part in (*pool.keys, *pool.values):
+        part.zero_()
     adjusted: list[str] = []
     offload = build_offload(
         weights,

@@ -110,6 +110,11 @@ class DecodeLoop:
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._memory: Any = None  # the graphs' memory pool, one for all
 
+    @property
+    def waits(self) -> bool:
+        """Whether `step` returns only when it is nearly over, since the host has a part in it."""
+        return self._offloaded is not None
+
     def start(self, sequence: int, position: int) -> None:
         """A sequence's newest token stands at ``position``; from now on steps move it on."""
         self.positions[sequence] = position

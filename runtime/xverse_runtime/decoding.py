@@ -96,7 +96,8 @@ class HostDecoding:
 
 
 class DeviceDecoding:
-    """One step ahead of the reader: while the host looks at a token, the next is computed.
+    """One step ahead of the reader: while the host looks at a token, the next is computed. Where
+    the host has a part in a step, it begins when the reader comes back.
 
     A reader that stops leaves one step unread. It wrote to the cache beyond what is committed,
     where the next forward pass writes anew.
@@ -131,7 +132,9 @@ class DeviceDecoding:
 
     def next(self) -> Drawn:
         self._between()
-        if self._computed < self._limit:
+        # Running ahead would only delay the token that is there, where a step has to be waited for.
+        ahead = not self._loop.waits or self._read == self._computed
+        if ahead and self._computed < self._limit:
             self._mailbox.post(self._loop.step(self._position))
             self._position += 1
             self._computed += 1

@@ -161,22 +161,33 @@ class _Loading:
     def _offload(self, loaded: LoadedWeights, kernels: KernelBackend) -> ExpertOffload | None:
         if self.fit.offload is None:
             return None
-        return build_offload(
-            loaded.weights,
-            self.model,
-            self.fit.offload,
-            CudaQueues(self.fit.device),
-            kernels,
-            threads=self.config.threads,
-            progress=self.progress,
-            on_adjustment=self.on_adjustment,
-        )
+        queues = CudaQueues(self.fit.device)
+        try:
+            return build_offload(
+                loaded.weights,
+                self.model,
+                self.fit.offload,
+                queues,
+                kernels,
+                threads=self.config.threads,
+                progress=self.progress,
+                on_adjustment=self.on_adjustment,
+            )
+        except BaseException:
+            queues.close()
+            raise
 
     def _loop(self, decoder: Decoder, pool: KVPool, offload: ExpertOffload | None) -> DecodeLoop:
         graphs = self.config.cuda_graph
         if offload is None:
             return decode_loop(decoder, pool, use_graphs=graphs)
-        step = PiecewiseStep(decoder, offload, GraphRecorder(self.fit.device) if graphs else None)
+        recorder = GraphRecorder(self.fit.device) if graphs else None
+
+        def told_failure(error: RuntimeError) -> None:
+            reason = str(error).split(". ")[0]
+            self.on_adjustment("offload.no_graphs", {"reason": reason})
+
+        step = PiecewiseStep(decoder, offload, recorder, told_failure)
         return decode_loop(decoder, pool, use_graphs=False, offloaded=step)
 
     def _prefill(

@@ -97,5 +97,7 @@ def rows(x: Tensor) -> Iterator[Tensor]:
 def load_exact(path: Path, **config: Any) -> Engine:
     """An engine that computes row by row, so that tokens may be looked up."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("xverse_runtime.engine_parts.select_kernels", lambda *_args, **_packed: RowByRow())
+        patch.setattr(
+            "xverse_runtime.engine_parts.select_kernels", lambda *_args, **_packed: RowByRow()
+        )
         return Engine.load(path, EngineConfig(device="cpu", **config))

@@ -274,6 +274,9 @@ TEXTS: dict[str, str] = {
     "offload.failed": (
         "Experts could not be divided between GPU and CPU ({reason}); the CPU computes everything."
     ),
+    "offload.no_graphs": (
+        "CUDA graphs cannot be used here ({reason}); every step is asked for kernel by kernel."
+    ),
     "offload.slow_disk": (
         "Experts are being read from the disk; it gets faster as they come into memory."
     ),

@@ -7,6 +7,7 @@ gets which slot; here the bytes follow, and the tables that kernels read.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
@@ -23,6 +24,7 @@ from xverse_runtime.offload.host_experts import HostExperts
 from xverse_runtime.offload.policy import Key
 from xverse_runtime.offload.transfer import OffloadDevice, Upload
 
+ALIGNED = 4  # numbers of 32 bits
 LOADED_AT_ONCE = 8  # experts, where there is no staging
 ROWS_UNDER_WAY = 64  # changed tables that can be on their way before the host waits
 
@@ -66,7 +68,10 @@ class ExpertCache:
             list(range(first + layer * shared, first + (layer + 1) * shared))
             for layer in range(layers)
         ]
-        self._tables = device.empty(layers, experts + shared, dtype=torch.int32)
+        # Rows begin at multiples of 16 bytes, as kernels want it.
+        self._width = experts + shared
+        pitch = -(-self._width // ALIGNED) * ALIGNED
+        self._tables = device.empty(layers, pitch, dtype=torch.int32)
         self._rows = TableRows(device, experts + shared)
         self._stale = [True] * layers  # tables that the device has not heard of
         self._coming: Upload | None = None  # the one in the background
@@ -120,7 +125,7 @@ class ExpertCache:
     def table(self, layer: int) -> Tensor:
         """Which row of the pool an expert of the layer is in, on the device: int32 [experts +
         shared]. Brought up to date in the queue of computations; always the same memory."""
-        row = self._tables[layer]
+        row = self._tables[layer, : self._width]
         if self._stale[layer]:
             self._rows.send([*self.slots.table(layer), *self._shared_rows[layer]], row)
             self._stale[layer] = False
@@ -219,9 +224,10 @@ def buffer_filler() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, thread_name_prefix="experts")
 
 
-@torch.inference_mode()  # which is a thread's own matter
 def _fill(buffer: Tensor, block: Tensor) -> None:
-    buffer.copy_(block)
+    """With one thread, and without Python's lock: torch would bring threads of its own, beside
+    those that compute."""
+    ctypes.memmove(buffer.data_ptr(), block.data_ptr(), block.nbytes)
 
 
 class TableRows:

@@ -33,6 +33,7 @@ from xverse_runtime.offload.token_buffers import TokenBuffers
 from xverse_runtime.offload.transfer import Mark, Upload
 
 RUNNERS_UP = 6  # experts that the policy hears of beyond the chosen ones
+MOST_DECODED = 8  # tokens: what has more is a prompt, which other figures are about
 FOLLOWING = 0.1  # of the estimate of the link's idle time, a layer
 
 
@@ -42,7 +43,7 @@ class Unfinished:
 
     layer: int
     ids: list[list[int]]
-    buffers: TokenBuffers
+    logits: Tensor  # of the router, fp32 [T, E], on the host
     staged: dict[Key, int]  # experts that crossed, and their rows
 
 
@@ -82,7 +83,8 @@ class ExpertOffload:
         self._top_k = top_k
         self._on_step = on_step
         self._prompt = PromptPass(cache, rules, kernels, top_k, self._note)
-        self._buffers: dict[int, TokenBuffers] = {}
+        self._single: TokenBuffers | None = None
+        self._several: TokenBuffers | None = None
         width = cache.host.experts + len(cache.shared_rows(0))
         self._late_rows = TableRows(cache.device, width)
         self._late_table = cache.device.empty(width, dtype=torch.int32)
@@ -130,15 +132,23 @@ class ExpertOffload:
 
     def begin(self, routed: RoutedTokens) -> TokenBuffers:
         """Send what a layer chose to the host. Only computations: can be captured."""
-        tokens, to_host = routed.normed.shape[0], self.cache.device.to_host
-        if tokens not in self._buffers:
-            self._buffers[tokens] = TokenBuffers.like(routed, self.cache.device)
-        buffers = self._buffers[tokens]
+        buffers, to_host = self._buffers_for(routed), self.cache.device.to_host
         to_host(routed.expert_ids, buffers.on_host.expert_ids)
         to_host(routed.weights.float(), buffers.on_host.weights)
         to_host(routed.normed.float(), buffers.on_host.normed)
         to_host(routed.logits, buffers.on_host.logits)
         return buffers
+
+    def _buffers_for(self, routed: RoutedTokens) -> TokenBuffers:
+        """One set for single tokens, whose addresses are in graphs; one for all other passes."""
+        tokens = routed.normed.shape[0]
+        if tokens == 1:
+            if self._single is None:
+                self._single = TokenBuffers.like(routed, 1, self.cache.device)
+            return self._single
+        if self._several is None:
+            self._several = TokenBuffers.like(routed, self.most_few, self.cache.device)
+        return self._several.first(tokens)
 
     def prepare_hits(self, layer: int) -> None:
         """Bring the layer's table up to date."""
@@ -167,7 +177,7 @@ class ExpertOffload:
         chosen.wait()
         waited = perf_counter()
         if layer == 0:
-            self._step_began = waited
+            self._step_began, self._left_at = waited, None
         if self._left_at is not None:
             self._idle_s += FOLLOWING * (waited - self._left_at - self._idle_s)
         ids: list[list[int]] = buffers.on_host.expert_ids.tolist()
@@ -181,12 +191,14 @@ class ExpertOffload:
             self._observations.append((decision.split, cpu_s, upload))
         elif cpu_s is not None:
             self.rules.scheduler.observe(decision.split, cpu_s=cpu_s)
-        self._count(layer, len(ids), used, missing, decision)
+        if len(ids) <= MOST_DECODED:
+            self._count(layer, len(ids), used, missing, decision)
         self._statistics.choice_s += waited - entered
         self._statistics.cpu_s += cpu_s or 0.0
         self._statistics.coordination_s += begun - waited
         staged = {key: rows[key[1]] for key in decision.split.now}
-        return Unfinished(layer, ids, buffers, staged)
+        # A copy: the next layer's may be on their way before this one is finished with.
+        return Unfinished(layer, ids, buffers.on_host.logits.clone(), staged)
 
     def total(self, x: Tensor, buffers: TokenBuffers | None) -> Tensor:
         """The residual stream with a layer's sum. Only computations: can be captured."""
@@ -195,7 +207,7 @@ class ExpertOffload:
     def finish(self, rest: Unfinished) -> None:
         """What nothing waits for: the policy hears of the uses, and uploads are begun."""
         started = perf_counter()
-        self._note(rest.layer, rest.ids, rest.buffers.on_host.logits.softmax(-1))
+        self._note(rest.layer, rest.ids, rest.logits.softmax(-1))
         for key, row in rest.staged.items():
             self.cache.keep(key, row, self.rules)
         come = self.cache.poll(self.rules)
@@ -207,7 +219,7 @@ class ExpertOffload:
             split, cpu_s, upload = self._observations.pop(0)
             self.rules.scheduler.observe(split, cpu_s=cpu_s, link_s=upload.seconds())
         if rest.layer == self.cache.host.layers - 1:
-            if self._step_began is not None:
+            if self._step_began is not None and len(rest.ids) <= MOST_DECODED:
                 self.modes.took(perf_counter() - self._step_began)
             self._on_step()
         self._left_at = perf_counter()
@@ -230,8 +242,9 @@ class ExpertOffload:
         """Bring experts to a staging half, and compute them and those that are awaited."""
         cache, now = self.cache, decision.split.now
         if not (now or decision.awaited):
-            buffers.nothing_late()
+            buffers.cross(something=False)
             return None, {}
+        buffers.cross(something=True)
         rows: dict[int, int] = {}
         if decision.awaited:
             cache.await_upload()
@@ -248,23 +261,23 @@ class ExpertOffload:
         if cache.device.checks:
             cache.device.reading(rows.values())
         self._kernels.expert_parts(routed, cache.blocks(self._late_table), buffers.late)
-        buffers.late_is_zero = False
         return upload, rows
 
     def _compute(self, layer: int, split: Split, buffers: TokenBuffers) -> float | None:
         """By the CPU, into the part that comes from the host; seconds, if there was anything."""
+        buffers.come_from_host(something=bool(split.cpu))
         if not split.cpu:
-            buffers.nothing_from_host()
             return None
         begun, numbers = perf_counter(), self._cpu_numbers
         for _, expert in split.cpu:
             numbers[expert] = expert
         blocks = self.cache.host.some(layer, self._cpu_table)
-        self._host_kernels.expert_parts(buffers.on_host, blocks, buffers.computed)
-        for _, expert in split.cpu:
-            numbers[expert] = -1
+        try:
+            self._host_kernels.expert_parts(buffers.on_host, blocks, buffers.computed)
+        finally:
+            for _, expert in split.cpu:
+                numbers[expert] = -1
         self.cache.device.to_device(buffers.computed, buffers.from_host)
-        buffers.from_host_is_zero = False
         return perf_counter() - begun
 
     def _count(

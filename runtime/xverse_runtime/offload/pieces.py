@@ -37,9 +37,14 @@ class Recorder(Protocol):
 class Pieces:
     """The parts of one kind of step. Use `step` around each."""
 
-    def __init__(self, recorder: Recorder | None) -> None:
-        """Without a recorder, parts simply run."""
+    def __init__(
+        self,
+        recorder: Recorder | None,
+        on_failure: Callable[[RuntimeError], None] = lambda _error: None,
+    ) -> None:
+        """Without a recorder, or once it has failed, parts simply run."""
         self._recorder = recorder
+        self._on_failure = on_failure
         self._recorded: list[tuple[Recording, Any]] = []
         self._steps = 0
         self._next = 0
@@ -63,8 +68,9 @@ class Pieces:
         if number == len(self._recorded):
             try:
                 self._recorded.append(self._recorder.record(work))
-            except RuntimeError:
+            except RuntimeError as error:
                 self._recorder = None  # parts that were captured keep their memory for this step
+                self._on_failure(error)
                 return work()
         recording, result = self._recorded[number]
         recording.replay()

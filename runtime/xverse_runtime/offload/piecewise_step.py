@@ -24,9 +24,14 @@ class PiecewiseStep:
     """See `OffloadedStep`."""
 
     def __init__(
-        self, decoder: Decoder, offload: ExpertOffload, recorder: Recorder | None = None
+        self,
+        decoder: Decoder,
+        offload: ExpertOffload,
+        recorder: Recorder | None = None,
+        on_failure: Callable[[RuntimeError], None] = lambda _error: None,
     ) -> None:
-        """With a recorder, parts are captured and replayed; all must be of the same device."""
+        """With a recorder, parts are captured and replayed; ``on_failure`` is told if it cannot."""
+        self._on_failure = on_failure
         self._decoder = decoder
         self._offload = offload
         self._recorder = recorder
@@ -44,7 +49,7 @@ class PiecewiseStep:
         choose: Callable[[Tensor], None],
     ) -> None:
         decoder, offload = self._decoder, self._offload
-        pieces = self._pieces.setdefault(longest, Pieces(self._recorder))
+        pieces = self._pieces.setdefault(longest, Pieces(self._recorder, self._on_failure))
         attend = decoder.attend_each(pool, sequences, positions, longest)
         embedded = decoder.embed(ids)
         if self._x is None:

@@ -159,10 +159,12 @@ def _cache(
     slots = wished = placement.expert_slots
     policy = ScoreWindow.for_model(config.num_layers, config.top_k)
     staged = min(config.num_experts, placement.staging // 2 // host.layout.block_bytes)
-    if not placement.experts_resident:
-        staged = max(1, staged)
     while True:
+        if slots < placement.sizes.routed_blocks:
+            staged = max(1, staged)
         try:
+            # What prompts need stays free, also where less is left than was planned.
+            held = device.empty(placement.workspace, dtype=torch.uint8)
             cache = ExpertCache(
                 device,
                 host,
@@ -176,6 +178,7 @@ def _cache(
                 raise
             slots = max(0, slots - max(1, int(wished * LESS)))
             continue
+        del held
         if slots < wished:
             on_adjustment("offload.fewer_slots", {"slots": slots, "wished": wished})
         return cache

@@ -31,20 +31,21 @@ class TokenBuffers:
     hits: Tensor
     late: Tensor
     from_host: Tensor
-    late_is_zero: bool = True
-    from_host_is_zero: bool = True
+    _late_whole: _Whole
+    _from_host_whole: _Whole
 
     @classmethod
-    def like(cls, routed: RoutedTokens, device: OffloadDevice) -> TokenBuffers:
-        """For passes of the same shape."""
-        (tokens, slots), hidden = routed.expert_ids.shape, routed.normed.shape[1]
+    def like(cls, routed: RoutedTokens, tokens: int, device: OffloadDevice) -> TokenBuffers:
+        """For passes of ``tokens``, otherwise like this one."""
+        slots, hidden = routed.expert_ids.shape[1], routed.normed.shape[1]
 
         def on_host(like: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-            return device.host_buffer(*like.shape, dtype=dtype)
+            return device.host_buffer(tokens, *like.shape[1:], dtype=dtype)
 
         def parts() -> Tensor:
             return device.empty(tokens, slots, hidden, dtype=torch.float32).zero_()
 
+        late, from_host = parts(), parts()
         return cls(
             on_host=RoutedTokens(
                 normed=on_host(routed.normed),
@@ -54,8 +55,22 @@ class TokenBuffers:
             ),
             computed=device.host_buffer(tokens, slots, hidden, dtype=torch.float32),
             hits=parts(),
-            late=parts(),
-            from_host=parts(),
+            late=late,
+            from_host=from_host,
+            _late_whole=_Whole(late),
+            _from_host_whole=_Whole(from_host),
+        )
+
+    def first(self, tokens: int) -> TokenBuffers:
+        """The same memory, for fewer tokens."""
+        return TokenBuffers(
+            RoutedTokens(*(one[:tokens] for one in self.on_host)),
+            self.computed[:tokens],
+            self.hits[:tokens],
+            self.late[:tokens],
+            self.from_host[:tokens],
+            self._late_whole,
+            self._from_host_whole,
         )
 
     @cached_property
@@ -63,14 +78,23 @@ class TokenBuffers:
         """fp32 [T, S, H] each, on the device: together the experts' share of the sum."""
         return [self.hits, self.late, self.from_host]
 
-    def nothing_late(self) -> None:
-        """Nothing crossed for this layer."""
-        if not self.late_is_zero:
-            self.late.zero_()
-            self.late_is_zero = True
+    def cross(self, *, something: bool) -> None:
+        """Whether something crosses the link for this layer: it is computed into ``late``."""
+        self._late_whole.use(something)
 
-    def nothing_from_host(self) -> None:
-        """The CPU computed nothing of this layer."""
-        if not self.from_host_is_zero:
-            self.from_host.zero_()
-            self.from_host_is_zero = True
+    def come_from_host(self, *, something: bool) -> None:
+        """Whether the CPU computes something of this layer: it is copied to ``from_host``."""
+        self._from_host_whole.use(something)
+
+
+@dataclass
+class _Whole:
+    """Memory that must be zeros where it is not used; shared by passes of several sizes."""
+
+    tensor: Tensor
+    is_zero: bool = True
+
+    def use(self, something: bool) -> None:
+        if not something and not self.is_zero:
+            self.tensor.zero_()
+        self.is_zero = not something

@@ -15,6 +15,7 @@ rules keep the bytes right, and they are kept here rather than by whoever asks:
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
@@ -97,6 +98,10 @@ class OffloadDevice(Protocol):
     def compute_after(self, upload: Upload) -> None:
         """Computations that are asked for from now on wait for an upload."""
 
+    def close(self) -> None:
+        """Wait for everything, and give pinned memory back; happens by itself when nobody refers to
+        the device any more."""
+
 
 class CudaQueues:
     """`OffloadDevice` on a CUDA device: the current stream computes, a stream of its own copies."""
@@ -107,6 +112,8 @@ class CudaQueues:
         self._device = device
         self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._pinned: list[Tensor] = []  # kept as long as they are registered
+        self._close = weakref.finalize(self, _unregister, self._pinned, device)
+        self._close.atexit = False  # the driver does it then
 
     @property
     def device(self) -> torch.device:
@@ -163,12 +170,16 @@ class CudaQueues:
         torch.cuda.current_stream(self._device).wait_event(upload.done)
 
     def close(self) -> None:
-        """Give pinned memory back; nothing may be on its way."""
-        torch.cuda.synchronize(self._device)
-        runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
-        for blocks in self._pinned:
-            runtime.cudaHostUnregister(blocks.data_ptr())
-        self._pinned.clear()
+        self._close()
+
+
+def _unregister(pinned: list[Tensor], device: torch.device) -> None:
+    """Before the memory goes: what is mapped in its place must not be taken for it."""
+    torch.cuda.synchronize(device)
+    runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+    for blocks in pinned:
+        runtime.cudaHostUnregister(blocks.data_ptr())
+    pinned.clear()
 
 
 class _CudaMark:

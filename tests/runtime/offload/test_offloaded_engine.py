@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from xverse_runtime.errors import ResourceError
 from xverse_runtime.fit import Fit
 from xverse_runtime.model_dir import ModelDirectory
 from xverse_runtime.model_sizes import ModelSizes
-from xverse_runtime.offload.disk_watch import DiskWatch
+from xverse_runtime.offload.disk_watch import WARM_UP, DiskWatch
 from xverse_runtime.offload.machine import Machine
 from xverse_runtime.offload.machines import find_machine
 from xverse_runtime.offload.pieces import Recording
@@ -343,12 +344,78 @@ def test_an_automatic_device_falls_back_to_the_cpu(
 
 
 def test_waiting_for_the_disk_is_told_once() -> None:
-    faults = iter([5, 6, 40, 90, 200])
+    """Not while pages come for the first time, nor for a single slow step."""
+    counts = [0] + [100] * WARM_UP + [0, 0, 50, 0, 9, 9, 9, 9, 9]
+    faults = iter(accumulate(counts))
     told: list[int] = []
     watch = DiskWatch(lambda: told.append(1), lambda: next(faults))
-    for steps, expected in enumerate([0, 1, 1, 1]):
+    for step in range(len(counts) - 1):
         watch.step()
-        assert len(told) == expected, steps
+        assert len(told) == (step >= WARM_UP + 6), step
+
+
+def test_the_policy_hears_of_the_right_layer(
+    load: Load, config: ModelConfig, prompt: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In steps the next layer's choice is on its way before this one is finished with."""
+    engine, _, _ = load(all_slots(config) // 3)
+    with_loop(engine, SecondHand())
+    offload = engine._offload
+    assert offload is not None
+    top_k, note, seen = config.top_k, offload._note, 0
+
+    def checked(layer: int, ids: list[list[int]], probabilities: torch.Tensor) -> None:
+        nonlocal seen
+        seen += 1
+        for row, likely in zip(ids, probabilities, strict=True):
+            assert float(likely.sum()) == pytest.approx(1.0, abs=1e-4)
+            assert sorted(likely.topk(top_k).indices.tolist()) == sorted(row[:top_k])
+        note(layer, ids, probabilities)
+
+    monkeypatch.setattr(offload, "_note", checked)
+    reply(engine, prompt)
+    assert seen > 10 * config.num_layers
+
+
+def test_a_token_is_there_before_the_step_after_it(
+    load: Load, config: ModelConfig, prompt: list[int]
+) -> None:
+    engine = with_loop(load(all_slots(config) // 3)[0])
+    offload = engine._offload
+    assert offload is not None
+    of_prompt = None
+    for number, _ in enumerate(engine.generate(prompt, replace(GREEDY, max_new_tokens=6))):
+        of_prompt = offload.statistics.layers if of_prompt is None else of_prompt
+        assert offload.statistics.layers == of_prompt + number * config.num_layers
+
+
+def test_an_interrupt_in_the_cpus_part_leaves_nothing_behind(
+    load: Load, config: ModelConfig, prompt: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, _, _ = load(all_slots(config) // 3)
+    expected = reply(engine, prompt)
+    offload = engine._offload
+    assert offload is not None
+    with monkeypatch.context() as patch:
+
+        class Broken:
+            def expert_parts(self, *_: object) -> None:
+                raise KeyboardInterrupt
+
+        patch.setattr(offload, "_host_kernels", Broken())
+        with pytest.raises(KeyboardInterrupt):
+            reply(engine, prompt[:3])
+    assert reply(engine, prompt) == expected
+    assert all(number == -1 for number in offload._cpu_numbers)
+
+
+def test_buffers_do_not_grow_with_every_length(load: Load, config: ModelConfig) -> None:
+    engine, device, _ = load(all_slots(config) // 3, most_few=32)
+    reply(engine, [5, 6, 7], replace(GREEDY, max_new_tokens=3))
+    before = len(device._reachable)
+    for count in range(2, 30):
+        reply(engine, [9 + count] * count, replace(GREEDY, max_new_tokens=2))
+    assert len(device._reachable) == before
 
 
 def test_the_forecast_is_for_the_context_at_hand(load: Load, config: ModelConfig) -> None:

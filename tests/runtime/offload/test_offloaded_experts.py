@@ -316,3 +316,17 @@ def test_real_costs_are_learnt_within_a_few_tokens() -> None:
     for _ in range(12):
         run(MODEL, offload, torch.randn(1, HIDDEN, generator=generator))
     assert offload.statistics.over_link - before <= 2  # a trial now and then
+
+
+def test_tables_begin_where_kernels_can_read_them() -> None:
+    """66 experts a layer, as in the real model: rows of 264 bytes."""
+    layout = ExpertLayout(HIDDEN, WIDTH, INT4)
+    blocks = torch.zeros(66, layout.block_bytes, dtype=torch.uint8)
+    host = HostExperts([ExpertBlocks(blocks, layout, torch.float32)] * 3, 64)
+    slots = ExpertSlots(3, 64, 5, LeastRecentlyUsed())
+    cache = ExpertCache(FakeDevice(), host, slots, staged=2, shared=2, dtype=torch.float32)
+    for layer in range(3):
+        table = cache.table(layer)
+        assert table.data_ptr() % 16 == 0
+        assert table.is_contiguous()
+        assert table.tolist() == [-1] * 64 + [5 + 2 * layer, 6 + 2 * layer]
