@@ -10,6 +10,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from prompt_toolkit.application import Application
+
     from xverse_runtime.types import CancelFlag
 
 
@@ -30,6 +32,33 @@ def terminate_by_exception() -> Iterator[None]:
 
     with _handlers(dict.fromkeys(ENDING, terminate)):
         yield
+
+
+@contextmanager
+def terminate_application(app: Application[Any]) -> Iterator[None]:
+    """While an application of prompt-toolkit runs, what ends the program lets it end first.
+
+    An exception out of a signal handler could come up anywhere in its event loop, which takes it
+    for a fault of its own and waits for a key.
+    """
+    terminated = False
+
+    def end() -> None:
+        if app.is_running and not app.is_done:
+            app.exit(exception=Terminated())
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal terminated
+        loop = app.loop
+        if terminated or loop is None:
+            raise Terminated
+        terminated = True
+        loop.call_soon_threadsafe(end)
+
+    with _handlers(dict.fromkeys(ENDING, handle)):
+        yield
+    if terminated:  # just when it had ended by itself
+        raise Terminated
 
 
 @contextmanager

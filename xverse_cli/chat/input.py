@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from xverse_cli.chat.history import open_history
 from xverse_cli.chat.key_bindings import ClearedInput, EnterKey, key_bindings
 from xverse_cli.chat.pasting import Pastes, PlaceholderProcessor
+from xverse_cli.interrupts import terminate_application
 from xverse_cli.messages import text
 from xverse_cli.prompt_input import decode
 from xverse_cli.streams import Streams
@@ -139,7 +140,8 @@ class TerminalPrompt:
         self._enter.begin()
         self.unsent = ""
         try:
-            typed = self._session.prompt(default=prefill, pre_run=self._begun)
+            with terminate_application(self._session.app):
+                typed = self._session.prompt(default=prefill, pre_run=self._begun)
         except ClearedInput:
             raise
         except BaseException:
