@@ -160,14 +160,26 @@ class _Predictor:
         pages that were used last and the GPU its share, by chance partly the same: the same curve,
         for what either of them holds."""
         sizes, placement = self.placement.sizes, self.placement
-        pageable = sizes.routed - placement.pinned_experts
-        if placement.experts_resident or pageable <= 0:
+        if placement.experts_resident:
             return 0.0
-        others = sizes.separate_embedding() if placement.embedding_device == "cpu" else 0
-        paged = min(1.0, max(0, placement.mapped - others) / pageable)
-        either = 1 - (1 - placement.expert_slots / sizes.routed_blocks) * (1 - paged)
+        either = 1 - (1 - placement.expert_slots / sizes.routed_blocks) * (1 - self._paged)
         experts = sizes.config.num_experts
-        return pageable / sizes.routed * (1 - hit_rate("lru", either * experts, experts))
+        return self._pageable * (1 - hit_rate("lru", either * experts, experts))
+
+    @property
+    def _pageable(self) -> float:
+        """Of the routed experts, how many are not pinned."""
+        return max(0.0, 1 - self.placement.pinned_experts / self.placement.sizes.routed)
+
+    @property
+    def _paged(self) -> float:
+        """Of those, how many the system has room for in its pages."""
+        sizes, placement = self.placement.sizes, self.placement
+        if not self._pageable:
+            return 1.0
+        others = sizes.separate_embedding() if placement.embedding_device == "cpu" else 0
+        held = max(0, placement.mapped - others)
+        return min(1.0, held / (self._pageable * sizes.routed))
 
     def _gpu_token(self) -> float:
         """Seconds of a decoded token: each layer's fixed cost, then its bytes."""
@@ -250,10 +262,7 @@ class _Predictor:
         slow = min(machine.link_to_gpu, machine.host_bandwidth / 3)
         pinned = min(1.0, placement.pinned_experts / sizes.routed)
         streaming = absent * (pinned / machine.link_to_gpu + (1 - pinned) / slow)
-        from_disk = max(
-            0.0, 1 - max(placement.expert_slots * sizes.block / sizes.routed, self._host_share)
-        )
-        streaming += touched * from_disk / machine.disk_bandwidth
+        streaming += absent * self._pageable * (1 - self._paged) / machine.disk_bandwidth
         return max(computing, reading, streaming)
 
     def _cpu_piece(self, tokens: int) -> float:

@@ -43,6 +43,14 @@ def test_doctor_and_simulator_agree(cli: Cli, cache: Path) -> None:
     assert rates["belady", "both"] == max(rates.values())
 
 
+def test_wishes_about_memory_reach_the_plan(cli: Cli, cache: Path) -> None:
+    options = (*SIMULATE, "--machine", "4060", "--context", "4096", *QUICK, "--json")
+    slots = {kv: cli(*options, "--kv", kv).json["expert_slots"] for kv in ("bf16", "int8")}
+    assert slots["bf16"] < slots["int8"]
+    capped = cli(*options, "--kv", "int8", env={"XVERSE_GPU_MEMORY": "5GiB"}).json
+    assert capped["expert_slots"] < slots["int8"]
+
+
 def test_a_table_and_a_chart(cli: Cli, cache: Path) -> None:
     result = cli(*SIMULATE, "--machine", "4060", "--slots", "6", *QUICK)
     assert (result.code, result.stderr) == (0, "")

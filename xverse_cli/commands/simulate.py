@@ -61,7 +61,14 @@ def run(request: SimulationRequest, host: Host) -> int:
     machine = _machine(request.machine)
     only = store_precision_of(found)
     precision = only if only and settings.precision == "auto" else settings.precision
-    wishes = Wishes(device="cuda", precision=precision, context=settings.context)
+    wishes = Wishes(
+        device="cuda",
+        precision=precision,
+        context=settings.context,
+        kv=settings.kv,
+        gpu_memory=settings.gpu_memory,
+        cpu_memory=settings.cpu_memory,
+    )
     plan = plan_memory(config, machine, wishes)
     if request.slots is not None and config.is_moe:
         placement = with_slots(plan.placement, request.slots)
