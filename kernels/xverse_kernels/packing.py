@@ -291,6 +291,10 @@ class ExpertBlocks(Sequence[SwigluWeights]):
             table = torch.arange(blocks.shape[0], dtype=torch.int32, device=blocks.device)
         self.table = table
 
+    def like(self, blocks: Tensor, table: Tensor) -> ExpertBlocks:
+        """Other blocks of the same layout."""
+        return ExpertBlocks(blocks, self.layout, self._dtype, table)
+
     def __len__(self) -> int:
         return self.table.shape[0]
 

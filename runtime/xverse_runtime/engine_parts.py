@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -14,6 +14,7 @@ from xverse_runtime.device import out_of_memory, set_threads
 from xverse_runtime.expert_load import ExpertLoad
 from xverse_runtime.fit import Fit, described, fit_model, select_kernels
 from xverse_runtime.generation import Prefill
+from xverse_runtime.kernel_versions import Usage
 from xverse_runtime.kv_cache import KVCache, KVPool
 from xverse_runtime.loading import LoadedWeights, load_weights, published_name
 from xverse_runtime.model import Decoder
@@ -21,11 +22,13 @@ from xverse_runtime.model_dir import ModelDirectory
 from xverse_runtime.offload.offloaded_experts import ExpertOffload
 from xverse_runtime.offload.pieces import GraphRecorder
 from xverse_runtime.offload.piecewise_step import PiecewiseStep
-from xverse_runtime.offload.setup import ModelPlan, build_offload
+from xverse_runtime.offload.setup import ModelPlan, build_offload, most_few
 from xverse_runtime.offload.transfer import CudaQueues
 from xverse_runtime.rope import RotaryTable
 from xverse_runtime.store.manifest import is_store
 from xverse_runtime.types import AdjustmentCallback, ProgressCallback
+from xverse_runtime.warm_up import WarmUp
+from xverse_runtime.weights import ModelWeights
 
 # Tokens computed between two looks at the cancel flag stay few on the CPU, where they are slow.
 CPU_PREFILL_CHUNK = 128
@@ -108,10 +111,20 @@ class _Loading:
     on_adjustment: AdjustmentCallback
 
     def parts(self, model_name: str | None) -> EngineParts:
+        """Kernels are compiled while the weights load."""
+        device, packed = self.fit.device, is_store(self.directory)
+        kernels = select_kernels(self.config, self.model, device, packed=packed)
+        with WarmUp(device, self.progress) as warm_up:
+            parts = replace(self, progress=warm_up.tell)._parts(model_name, kernels, warm_up)
+            warm_up.finish()
+        return parts
+
+    def _parts(
+        self, model_name: str | None, kernels: KernelBackend, warm_up: WarmUp
+    ) -> EngineParts:
         fit, model, config, device = self.fit, self.model, self.config, self.fit.device
         packed, on_gpu = is_store(self.directory), device.type == "cuda"
-        kernels = select_kernels(config, model, device, packed=packed)
-        loaded = self._weights(kernels)
+        loaded = self._weights(kernels, warm_up)
         threads = set_threads(config.threads, loaded.nbytes, device, kernels)
         pool = KVPool(model, fit.context_length, loaded.cache_dtype, device)
         offload = self._offload(loaded, kernels)
@@ -145,7 +158,15 @@ class _Loading:
             ),
         )
 
-    def _weights(self, kernels: KernelBackend) -> LoadedWeights:
+    def _weights(self, kernels: KernelBackend, warm_up: WarmUp) -> LoadedWeights:
+        plan = self.fit.offload
+
+        def begin(weights: ModelWeights, cache: torch.dtype) -> None:
+            few = None if plan is None else most_few(plan.placement, plan.machine)
+            warm_up.begin(
+                self.model, weights, Usage(cache, self.fit.context_length, self._chunk(), few)
+            )
+
         return load_weights(
             self.directory,
             self.model,
@@ -156,6 +177,7 @@ class _Loading:
             kernels=kernels.name,
             offload=self.fit.offload is not None,
             kv=self.fit.kv(self.config),
+            on_opened=begin if self.fit.device.type == "cuda" else None,
         )
 
     def _offload(self, loaded: LoadedWeights, kernels: KernelBackend) -> ExpertOffload | None:
@@ -194,12 +216,17 @@ class _Loading:
         self, decoder: Decoder, load: ExpertLoad | None, kernels: KernelBackend
     ) -> Prefill:
         on_gpu, wished = self.fit.device.type == "cuda", self.config.prefill_chunk
-        chunk = GPU_PREFILL_CHUNK if on_gpu else CPU_PREFILL_CHUNK
-        if self.fit.offload is not None:
-            chunk = self.fit.offload.placement.prefill_chunk
 
         def told_chunk(size: int) -> None:
             self.on_adjustment("memory.smaller_chunk", {"tokens": size})
 
         paced = not on_gpu and kernels.exact_splits and wished is None
-        return Prefill(decoder, wished or chunk, told_chunk, load, paced=paced)
+        return Prefill(decoder, self._chunk(), told_chunk, load, paced=paced)
+
+    def _chunk(self) -> int:
+        """The most tokens of a prompt that are computed at once."""
+        if self.config.prefill_chunk:
+            return self.config.prefill_chunk
+        if self.fit.offload is not None:
+            return self.fit.offload.placement.prefill_chunk
+        return GPU_PREFILL_CHUNK if self.fit.device.type == "cuda" else CPU_PREFILL_CHUNK

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 
@@ -12,6 +13,7 @@ from xverse_runtime.checkpoint import read_checkpoint
 from xverse_runtime.config import ModelConfig
 from xverse_runtime.device import DTYPES, QUANTISED, check_memory, select_precision
 from xverse_runtime.errors import DeviceError, UsageError
+from xverse_runtime.kernel_versions import META, without_data
 from xverse_runtime.kv_cache import KVPool, cache_dtype
 from xverse_runtime.model_dir import ModelDirectory
 from xverse_runtime.placement import place_weights
@@ -21,6 +23,10 @@ from xverse_runtime.store.weights import open_store
 from xverse_runtime.tensors import EMBEDDING, expected_tensors
 from xverse_runtime.types import LoadProgress, ProgressCallback
 from xverse_runtime.weights import ModelWeights, assemble_weights
+
+# Takes weights without data, in the form and on the places that they are loaded to, and the dtype
+# of the KV cache.
+OpenedCallback = Callable[[ModelWeights, torch.dtype], None]
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,7 @@ def load_weights(
     kernels: str = "reference",
     kv: str = "auto",
     offload: bool = False,
+    on_opened: OpenedCallback | None = None,
 ) -> LoadedWeights:
     """Load what `directory` holds.
 
@@ -77,6 +84,7 @@ def load_weights(
         kernels: name of the backend, which decides on the form of the weights.
         kv: what keys and values are kept in, as in `EngineConfig`.
         offload: leave a store's experts and embedding mapped, for a GPU that cannot hold all.
+        on_opened: told what the weights will be on the device, before they are copied there.
 
     Raises:
         UsageError: ``precision.needs_conversion``, ``precision.other_store``,
@@ -84,10 +92,19 @@ def load_weights(
     """
     if is_store(directory):
         return _load_store(
-            directory, config, precision, device, context_length, progress, kernels, kv, offload
+            directory,
+            config,
+            precision,
+            device,
+            context_length,
+            progress,
+            kernels,
+            kv,
+            offload,
+            on_opened,
         )
     return _load_checkpoint(
-        directory, config, precision, device, context_length, progress, kernels, kv
+        directory, config, precision, device, context_length, progress, kernels, kv, on_opened
     )
 
 
@@ -100,6 +117,7 @@ def _load_checkpoint(
     progress: ProgressCallback,
     kernels: str,
     kv: str,
+    on_opened: OpenedCallback | None,
 ) -> LoadedWeights:
     if requested in QUANTISED:
         path = str(directory.path)
@@ -122,6 +140,8 @@ def _load_checkpoint(
         published = tensors[EMBEDDING].dtype
         views = assemble_weights(tensors, config, published, torch.device("cpu"))
         form = BF16 if dtype == torch.bfloat16 else FP16
+        if on_opened is not None:
+            on_opened(place_weights(without_data(views), form, dtype, META), cached)
         weights = place_weights(views, form, dtype, device, tell)
     else:
         weights = assemble_weights(tensors, config, dtype, device, tell)
@@ -139,6 +159,7 @@ def _load_store(
     kernels: str,
     kv: str,
     offload: bool,
+    on_opened: OpenedCallback | None,
 ) -> LoadedWeights:
     manifest = Manifest.read(directory)
     made = manifest.precision.experts
@@ -162,6 +183,9 @@ def _load_store(
         check_memory([], cache_bytes + (total if blocks else 0), dtype, device)
     weights = open_store(directory, config, manifest, dtype, as_stored=host)
     if blocks:
+        if on_opened is not None:
+            shapes = without_data(weights)
+            on_opened(place_weights(shapes, BF16, dtype, META, offload=offload), cached)
         done = 0
 
         def tell(count: int) -> None:

@@ -148,10 +148,13 @@ class CancelFlag:
 
 @dataclass(frozen=True)
 class LoadProgress:
-    """How far loading is, in bytes of weights."""
+    """How far loading is, in bytes of weights; and in kernels, where some are compiled meanwhile,
+    which may take longer."""
 
     done_bytes: int
     total_bytes: int
+    done_kernels: int = 0
+    total_kernels: int = 0
 
 
 ProgressCallback = Callable[[LoadProgress], None]

@@ -19,8 +19,9 @@ import torch
 
 from tools.aot import budgets, sass, table
 from tools.aot.targets import TARGETS
-from tools.aot.types import Build, Launch, UnspecialisedError, type_name
+from tools.aot.types import Build
 from xverse_kernels.triton import tiles
+from xverse_kernels.triton.versions import Version
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ("sm_86", "sm_90")
@@ -87,7 +88,7 @@ def document() -> str:
 
 
 @pytest.fixture(scope="session")
-def recorded() -> dict[str, list[Launch]]:
+def recorded() -> dict[str, list[Version]]:
     """What is compiled for each target; nothing is compiled for this."""
     probe = (
         "import pickle, sys; from tools.aot.matrix import launches;"
@@ -102,7 +103,7 @@ def recorded() -> dict[str, list[Launch]]:
     return pickle.loads(result.stdout)
 
 
-def test_every_kernel_is_recorded(recorded: dict[str, list[Launch]]) -> None:
+def test_every_kernel_is_recorded(recorded: dict[str, list[Version]]) -> None:
     sources = (ROOT / "kernels" / "xverse_kernels" / "triton").glob("*_kernels.py")
     text = "".join(path.read_text(encoding="utf-8") for path in sources)
     defined = {line[4:].split("(")[0] for line in text.splitlines() if line.startswith("def ")}
@@ -112,7 +113,7 @@ def test_every_kernel_is_recorded(recorded: dict[str, list[Launch]]) -> None:
 
 
 @pytest.mark.parametrize("target", [name for name in TARGETS if name != "sm_75"])
-def test_every_tile_is_recorded(target: str, recorded: dict[str, list[Launch]]) -> None:
+def test_every_tile_is_recorded(target: str, recorded: dict[str, list[Version]]) -> None:
     found = {
         (one.bits, of["BLOCK_M"], of["BLOCK_N"], of["BLOCK_K"], one.warps, one.stages)
         for one in recorded[target]
@@ -151,7 +152,7 @@ def test_every_tile_is_recorded(target: str, recorded: dict[str, list[Launch]]) 
     assert attention == {tiles.attention_tile(1 << n) for n in range(20)}
 
 
-def test_dependent_launch_is_for_those_that_have_it(recorded: dict[str, list[Launch]]) -> None:
+def test_dependent_launch_is_for_those_that_have_it(recorded: dict[str, list[Version]]) -> None:
     with_pdl = {name for name, all_ in recorded.items() if any(one.pdl for one in all_)}
     assert with_pdl == {"sm_90", "sm_100", "sm_120"}
 
@@ -168,6 +169,7 @@ def test_triton_is_not_imported_here() -> None:
 
 def test_numbers_are_not_specialised() -> None:
     """A launcher keeps one version for all values, so triton must not make several."""
+    from xverse_kernels.triton.launch import UnspecialisedError, type_name
 
     class Kernel:
         __name__ = "some_kernel"
@@ -187,11 +189,10 @@ def test_devices_are_recognised(name: str, monkeypatch: pytest.MonkeyPatch) -> N
     from xverse_kernels.triton import launch  # after the modules that ask for the interpreter
 
     device = torch.device("cuda", 0)
-    assert launch.matrix_unit.__wrapped__(device) == target.unit
-    assert launch.supports_pdl(device) == target.pdl
+    assert launch.device_abilities.__wrapped__(device) == target.abilities
 
 
-GROUPED = Launch(
+GROUPED = Version(
     "m", "grouped_down_kernel", (), (("BITS", 16), ("BLOCK_M", 64), ("BLOCK_N", 128),
     ("BLOCK_K", 64), ("DOT", "bf16")), 4, 4, False,
 )  # fmt: skip
@@ -199,7 +200,7 @@ GOOD = Build(
     "sm_90", GROUPED, registers=128, shared=99328, instructions=640, wide_loads=48, matrix=4,
     matrix_names=("HGMMA",), loop=120, loop_wide_loads=12,
 )  # fmt: skip
-PACKED = Launch(
+PACKED = Version(
     "m", "gate_up_kernel", (), (("BITS", 4), ("ROWS", 16), ("BLOCK", 32), ("PDL", True)), 4, 3, True
 )
 GOOD_PACKED = Build(

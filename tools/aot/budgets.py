@@ -7,7 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tools.aot.targets import KB, TARGETS
-from tools.aot.types import Build, Launch
+from tools.aot.types import Build
+from xverse_kernels.triton.versions import Version
 
 # Most registers of a thread, by kernel, bits of its weights and rows of its tile. A multiprocessor
 # has 65536, so 64 registers let 32 warps wait for memory at a time, 72 28, 128 16, and 168 12.
@@ -99,7 +100,7 @@ PER_WEIGHT = {
 }
 
 
-def name_of(launch: Launch) -> str:
+def name_of(launch: Version) -> str:
     return launch.kernel.removesuffix("_kernel")
 
 
@@ -168,7 +169,7 @@ def _wide_loads(build: Build) -> Iterator[str]:
         yield f"{found} loads of 128 bits {where}: {needed} bring what a thread reads"
 
 
-def wide_loads_needed(launch: Launch) -> tuple[int, bool]:
+def wide_loads_needed(launch: Version) -> tuple[int, bool]:
     """(loads of 16 bytes that a thread needs for all of its weights, or keys and values; whether in
     one round of its main loop). With so many there is no narrower load among them."""
     of, kernel, threads = launch.constant, name_of(launch), launch.threads

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import subprocess
 import tempfile
@@ -12,50 +11,25 @@ from typing import Any
 
 import triton
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
 from tools.aot import sass
 from tools.aot.targets import Target
-from tools.aot.types import Build, Launch
+from tools.aot.types import Build
+from xverse_kernels.triton.versions import Version, compile_version
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 AMD_WIDE_LOADS = ("global_load_b128", "buffer_load_b128")
 
 
-def build(launch: Launch, target: Target) -> Build:
+def build(launch: Version, target: Target) -> Build:
     """Compile and count. A kernel that the compiler refuses is a result too."""
     begun = time.perf_counter()
     try:
-        compiled = compile_launch(launch, target)
+        compiled = compile_version(launch, GPUTarget(*target.device, 32))
         counts = _cuda_counts(compiled) if target.is_cuda else _amd_counts(compiled)
     except Exception as error:
         return Build(target.name, launch, error=f"{type(error).__name__}: {error}"[:400])
     return Build(target.name, launch, seconds=time.perf_counter() - begun, **counts)
-
-
-def compile_launch(launch: Launch, target: Target) -> Any:
-    """As triton's own launch would: every pointer aligned to 16 bytes, no integer specialised."""
-    kernel = getattr(importlib.import_module(launch.module), launch.kernel)
-    names, constants = list(kernel.arg_names), launch.constant
-    signature = {**launch.types, **dict.fromkeys(constants, "constexpr")}
-    source = ASTSource(
-        kernel,
-        signature,
-        constexprs={(names.index(name),): value for name, value in constants.items()},
-        attrs={
-            (place,): [["tt.divisibility", 16]]
-            for place, name in enumerate(names)
-            if signature[name].startswith("*")
-        },
-    )
-    options = {
-        "num_warps": launch.warps,
-        "num_stages": launch.stages,
-        "enable_fp_fusion": True,  # triton's default, which its environment variables change
-        **({"launch_pdl": True} if launch.pdl else {}),
-    }
-    device = ("cuda", target.capability) if target.is_cuda else ("hip", target.name)
-    return triton.compile(source, target=GPUTarget(*device, 32), options=options)
 
 
 def _cuda_counts(compiled: Any) -> dict[str, Any]:

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
 from tools.aot.targets import Target
-from tools.aot.types import Launch, type_name
 from xverse_kernels.backend import KernelBackend
 from xverse_kernels.packing import ExpertBlocks, ExpertLayout, PackedMatrix, WeightFormat
-from xverse_kernels.triton import attention, backend, experts
 from xverse_kernels.triton.backend import TritonBackend
-from xverse_kernels.triton.launch import Launcher
+from xverse_kernels.triton.launch import recording
+from xverse_kernels.triton.versions import Version
 from xverse_kernels.types import Norm, Projection, Rotary
 from xverse_runtime.config import ModelConfig
 from xverse_runtime.kv_cache import KVCache, KVPool
@@ -33,49 +28,13 @@ TOKENS = (1, 8, 32, 64, 512, 4096)
 LONGEST = (256, 1024, CAPACITY)
 
 
-@contextmanager
-def recording(target: Target) -> Iterator[list[Launch]]:
-    """Launches are written down, and the launchers believe to be on ``target``."""
-    found: dict[Launch, None] = {}
-    launches: list[Launch] = []
-
-    def record(
-        self: Any,
-        grid: tuple[int, ...],
-        args: tuple[Any, ...],
-        constants: dict[str, Any],
-        *,
-        warps: int = 4,
-        stages: int = 3,
-        pdl: bool = False,
-    ) -> None:
-        kernel = self._kernel
-        names = kernel.arg_names
-        assert tuple(constants) == tuple(names[len(args) :])
-        signature = tuple(
-            (name, type_name(name, arg, kernel)) for name, arg in zip(names, args, strict=False)
-        )
-        values = tuple(constants.items())
-        launch = Launch(kernel.__module__, kernel.__name__, signature, values, warps, stages, pdl)
-        if launch not in found:
-            found[launch] = None
-            launches.append(launch)
-
-    with ExitStack() as stack:
-        stack.enter_context(patch.object(Launcher, "__call__", record))
-        for module in (attention, experts):
-            stack.enter_context(patch.object(module, "matrix_unit", lambda _: target.unit))
-        stack.enter_context(patch.object(backend, "supports_pdl", lambda _: target.pdl))
-        yield launches
-
-
-def record(target: Target, dtype: torch.dtype, form: WeightFormat) -> list[Launch]:
+def record(target: Target, dtype: torch.dtype, form: WeightFormat) -> list[Version]:
     """All that a model of the true shape launches, with activations of ``dtype`` and weights of
     ``form``, for prompts and steps of TOKENS tokens and pasts of LONGEST, in caches of both
     formats."""
     config = ModelConfig.from_dict({**A4_2B, "num_hidden_layers": 1})
     rotary = Rotary(*(torch.empty(CAPACITY, config.head_dim, device=META) for _ in range(2)))
-    with recording(target) as launches:
+    with recording(target.abilities) as found:
         decoder = Decoder(
             config, _weights(config, dtype, form), TritonBackend(META), _Table(rotary)
         )
@@ -90,7 +49,7 @@ def record(target: Target, dtype: torch.dtype, form: WeightFormat) -> list[Launc
             assert sampler is not None
             sampler(logits)
         _record_parts(config, decoder.kernels, dtype, form)
-    return launches
+    return list(found)
 
 
 def _record_parts(

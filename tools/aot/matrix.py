@@ -13,13 +13,14 @@ import torch
 from tools.aot.build import build
 from tools.aot.launches import record
 from tools.aot.targets import TARGETS, Target
-from tools.aot.types import Build, Launch
+from tools.aot.types import Build
 from xverse_kernels.packing import BF16, FP16, INT4, INT8
+from xverse_kernels.triton.versions import Version
 
 JOBS = 2
 
 
-def launches(target: Target) -> list[Launch]:
+def launches(target: Target) -> list[Version]:
     """What a target has to compile, in every weight format.
 
     Compute capability 7.5 has fp16 only, and triton multiplies matrices there without matrix
@@ -27,13 +28,13 @@ def launches(target: Target) -> list[Launch]:
     """
     old = target.capability == 75
     dtype, dense = (torch.float16, FP16) if old else (torch.bfloat16, BF16)
-    found: dict[Launch, None] = {}
+    found: dict[Version, None] = {}
     for form in (dense, INT8, INT4):
         found.update(dict.fromkeys(record(target, dtype, form)))
     return [one for one in found if not (old and one.has_products)]
 
 
-def one_tile(versions: Sequence[Launch]) -> list[Launch]:
+def one_tile(versions: Sequence[Version]) -> list[Version]:
     """One version of each kernel, of those with weights one dense and one int4, of those on a cache
     one for each format: the last, which is that for the most tokens and so the largest tile."""
     chosen = {
@@ -46,7 +47,7 @@ def one_tile(versions: Sequence[Launch]) -> list[Launch]:
 
 def build_all(names: Sequence[str], *, quick: bool, jobs: int = JOBS) -> list[Build]:
     """Compile for the targets ``names``; ``quick``: one tile of each kernel."""
-    work: list[tuple[Launch, Target]] = []
+    work: list[tuple[Version, Target]] = []
     for name in names:
         versions = launches(TARGETS[name])
         work += [(one, TARGETS[name]) for one in (one_tile(versions) if quick else versions)]

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from tools.aot.budgets import name_of
 from tools.aot.targets import TARGETS
-from tools.aot.types import Build, Launch
+from tools.aot.types import Build
+from xverse_kernels.triton.versions import Version
 
 BEGIN = "<!-- builds: made by `make aot-table` -->"
 END = "<!-- end of builds -->"
@@ -18,7 +19,7 @@ def triton_version() -> str:
     return metadata.version("triton")
 
 
-def describe(launch: Launch) -> str:
+def describe(launch: Version) -> str:
     """A version of a kernel in words: its weights, its tile, warps and stages."""
     of, name = launch.constant, name_of(launch)
     parts = [name]

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from xverse_kernels.triton.tiles import MatrixUnit
+
+if TYPE_CHECKING:
+    from xverse_kernels.triton.launch import Abilities
 
 KB = 1024
 
@@ -25,6 +29,19 @@ class Target:
     @property
     def is_cuda(self) -> bool:
         return self.capability > 0
+
+    @property
+    def device(self) -> tuple[str, int | str]:
+        """As triton names it."""
+        return ("cuda", self.capability) if self.is_cuda else ("hip", self.name)
+
+    @property
+    def abilities(self) -> Abilities:
+        """What launchers choose versions by; imports the launchers."""
+        from xverse_kernels.triton.launch import Abilities
+
+        multiplies = not self.is_cuda or self.capability >= 80
+        return Abilities(self.unit, multiplies=multiplies, pdl=self.pdl)
 
     @property
     def pdl(self) -> bool:

@@ -15,11 +15,10 @@ from xverse_kernels.triton.attention_kernels import (
 from xverse_kernels.triton.launch import (
     Launcher,
     Workspace,
-    matrix_unit,
+    abilities,
     padded,
     require_rows,
     triton_dtype,
-    triton_multiplies,
 )
 from xverse_kernels.triton.prefill_kernels import prefill_attention_kernel
 from xverse_kernels.triton.tiles import (
@@ -142,7 +141,7 @@ def attend_span(
             "INT8": k.dtype == torch.int8,
         },
     )
-    if not triton_multiplies(qkv.device):
+    if not abilities(qkv.device).multiplies:
         return torch_attention(q, keys, values, sequence, past)
     return prefill_attention(q, keys, values, sequence, past)
 
@@ -159,7 +158,7 @@ def prefill_attention(
     _, kv_heads, capacity, _ = keys.shape
     (k, k_scales), (v, v_scales) = _parts_of(keys), _parts_of(values)
     tiles = PREFILL_ATTENTION_INT8 if k.dtype == torch.int8 else PREFILL_ATTENTION
-    tile = tile or tiles[matrix_unit(q.device)]
+    tile = tile or tiles[abilities(q.device).unit]
     wide = padded(dim) if padded(dim) == dim else padded(dim) // 2
     rest = dim - wide
     narrow = max(16, padded(rest)) if rest else 0

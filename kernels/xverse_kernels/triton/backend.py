@@ -11,7 +11,7 @@ from torch import Tensor
 from xverse_kernels.kv_rows import Rows
 from xverse_kernels.packing import ExpertBlocks, PackedMatrix
 from xverse_kernels.triton import attention, experts, linear, parts
-from xverse_kernels.triton.launch import Workspace, supports_pdl
+from xverse_kernels.triton.launch import Workspace, abilities
 from xverse_kernels.triton.sampling import DeviceSampler
 from xverse_kernels.triton.tiles import (
     experts_each_tokens,
@@ -28,7 +28,7 @@ class TritonBackend:
 
     def __init__(self, device: torch.device) -> None:
         self._workspace = Workspace(device)
-        self._pdl = supports_pdl(device)
+        self._pdl = abilities(device).pdl
 
     def linear(
         self,

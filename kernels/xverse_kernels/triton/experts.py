@@ -18,8 +18,8 @@ from xverse_kernels.triton.grouped_kernels import (
 from xverse_kernels.triton.launch import (
     Launcher,
     Workspace,
+    abilities,
     block_views,
-    matrix_unit,
     padded,
     require_rows,
     triton_dtype,
@@ -221,7 +221,7 @@ def experts_grouped(
     layout, (tokens, slots) = experts.layout, routed.expert_ids.shape
     device, dtype, pairs = residual.device, routed.normed.dtype, tokens * slots
     count = experts.table.shape[0]
-    tile = tile or grouped_tile(bits, pairs / count, matrix_unit(device))
+    tile = tile or grouped_tile(bits, pairs / count, abilities(device).unit)
     order = torch.empty(pairs, dtype=torch.int32, device=device)
     counts = torch.empty(count, dtype=torch.int32, device=device)
     starts = torch.empty_like(counts)

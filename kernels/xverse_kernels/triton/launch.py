@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import triton.language as tl
 from torch import Tensor
 from triton import knobs
+from triton.runtime import driver
 
 from xverse_kernels.packing import ExpertBlocks, PackedMatrix
 from xverse_kernels.triton.tiles import MatrixUnit
+from xverse_kernels.triton.versions import Version, compile_version
 
 COUNTERS = 1 << 16
+TYPE_NAMES = {
+    torch.bfloat16: "*bf16",
+    torch.float16: "*fp16",
+    torch.float32: "*fp32",
+    torch.int8: "*i8",
+    torch.int32: "*i32",
+    torch.int64: "*i64",
+}
 
 
 class Workspace:
@@ -75,35 +89,39 @@ def require_rows(*tensors: Tensor) -> None:
             )
 
 
-def supports_pdl(device: torch.device) -> bool:
-    """Whether kernels can begin before the one before them has ended."""
-    return (
-        device.type == "cuda"
-        and torch.version.hip is None
-        and torch.cuda.get_device_capability(device) >= (9, 0)
-    )
+@dataclass(frozen=True)
+class Abilities:
+    """What launchers ask of a device when they choose among versions of kernels.
+
+    Args:
+        unit: what multiplies matrices.
+        multiplies: whether Triton uses it; it does not before compute capability 8.0.
+        pdl: whether kernels can begin before the one before them has ended.
+    """
+
+    unit: MatrixUnit
+    multiplies: bool
+    pdl: bool
 
 
-def triton_multiplies(device: torch.device) -> bool:
-    """Whether Triton uses the device's matrix instructions; it does not before 8.0."""
-    return (
-        device.type != "cuda"
-        or torch.version.hip is not None
-        or torch.cuda.get_device_capability(device) >= (8, 0)
-    )
+def abilities(device: torch.device) -> Abilities:
+    """Of a device; of the one that is being recorded for, where tensors have no data."""
+    return _recording.get().abilities if device.type == "meta" else device_abilities(device)
 
 
 @functools.cache
-def matrix_unit(device: torch.device) -> MatrixUnit:
-    """What multiplies matrices on a device; without a GPU as on an H100."""
+def device_abilities(device: torch.device) -> Abilities:
+    """Without a GPU as on an H100, but for the dependent launch."""
     if device.type != "cuda":
-        return "wgmma"
+        return Abilities("wgmma", multiplies=True, pdl=False)
     if torch.version.hip is not None:
-        return "wmma"
+        return Abilities("wmma", multiplies=True, pdl=False)
     major, _ = torch.cuda.get_device_capability(device)
     if major == 9:
-        return "wgmma"
-    return "tcgen05" if major in (10, 11) else "mma"
+        unit: MatrixUnit = "wgmma"
+    else:
+        unit = "tcgen05" if major in (10, 11) else "mma"
+    return Abilities(unit, multiplies=major >= 8, pdl=major >= 9)
 
 
 def padded(size: int) -> int:
@@ -116,13 +134,68 @@ def triton_dtype(dtype: torch.dtype) -> Any:
     return getattr(tl, str(dtype).removeprefix("torch."))
 
 
+class UnspecialisedError(AssertionError):
+    """An integer argument that triton would specialise, so that versions differ by its value."""
+
+
+def type_name(name: str, arg: Any, kernel: Any) -> str:
+    """As triton's signatures spell it; ``kernel`` may be one that is interpreted."""
+    if isinstance(arg, Tensor):
+        return TYPE_NAMES[arg.dtype]
+    if isinstance(arg, float):
+        return "fp32"
+    if name not in getattr(kernel, "do_not_specialize", (name,)):
+        raise UnspecialisedError(f"{kernel.__name__}: {name} is missing in do_not_specialize")
+    return "i32"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a launcher looks for a version: ``key`` without the device."""
+
+    launcher: Launcher
+    key: tuple[Any, ...]
+
+    def fill(self, device: torch.device, compiled: Any) -> None:
+        """Have the launcher find it there, ready to run on ``device``, which is the current one.
+
+        Raises:
+            Exception: whatever Triton has to say about a kernel that cannot be loaded.
+        """
+        assert compiled.run is not None  # loads the machine code
+        self.launcher.keep((device.index, *self.key), compiled)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Versions that were launched on tensors without data, in the order of their first launch."""
+
+    abilities: Abilities
+    places: dict[Version, Place] = field(default_factory=dict)
+
+
+_recording: ContextVar[Recording] = ContextVar("recording")
+
+
+@contextmanager
+def recording(abilities: Abilities) -> Iterator[dict[Version, Place]]:
+    """Launches on the device ``meta`` are written down, as a device of ``abilities`` has them."""
+    found = Recording(abilities)
+    token = _recording.set(found)
+    try:
+        yield found.places
+    finally:
+        _recording.reset(token)
+
+
 class Launcher:
     """Launches one kernel, and remembers what was compiled.
 
     Triton's own launch looks at every argument anew to choose among specialised versions, which
     takes longer than most of these kernels run. Here the version follows from the dtypes and the
     constants alone: integers are not specialised (``do_not_specialize``), and every pointer is
-    aligned to 16 bytes.
+    aligned to 16 bytes. Tensors without data are launched by writing down what would be: see
+    `recording`.
     """
 
     def __init__(self, kernel: Any) -> None:
@@ -162,15 +235,34 @@ class Launcher:
             if isinstance(arg, Tensor) and arg.data_ptr() % 16:
                 raise ValueError("kernels take memory aligned to 16 bytes")
         compiled = self._compiled.get(key)
-        if compiled is not None:
-            compiled[(*grid, 1, 1)[:3]](*args, *constants.values())
-            return
+        if compiled is None:
+            version = self.version(args, constants, warps, stages, pdl)
+            if device.type == "meta":
+                _recording.get().places.setdefault(version, Place(self, key[1:]))
+                return
+            if knobs.runtime.interpret:
+                self._kernel[grid](*args, **constants, num_warps=warps, num_stages=stages)
+                return
+            compiled = compile_version(version, driver.active.get_current_target())
+            self.keep(key, compiled)
+        compiled[(*grid, 1, 1)[:3]](*args, *constants.values())
+
+    def keep(self, key: tuple[Any, ...], compiled: Any) -> None:
+        """``key``: the index of a device, and that of a `Place`."""
+        self._compiled[key] = compiled
+
+    def version(
+        self, args: tuple[Any, ...], constants: dict[str, Any], warps: int, stages: int, pdl: bool
+    ) -> Version:
+        """What a launch takes."""
+        function, names = self._kernel.fn, self._kernel.arg_names
         # compiled kernels take all by position, so the order of the constants must be the kernel's
-        assert tuple(constants) == tuple(self._kernel.arg_names[len(args) :])
-        # AMD's compiler does not know the option
-        options = {"launch_pdl": True} if pdl else {}
-        compiled = self._kernel[grid](
-            *args, **constants, num_warps=warps, num_stages=stages, **options
+        assert tuple(constants) == tuple(names[len(args) :])
+        signature = tuple(
+            (name, type_name(name, arg, self._kernel))
+            for name, arg in zip(names, args, strict=False)
         )
-        if not knobs.runtime.interpret:
-            self._compiled[key] = compiled
+        values = tuple(constants.items())
+        return Version(
+            function.__module__, function.__name__, signature, values, warps, stages, pdl
+        )

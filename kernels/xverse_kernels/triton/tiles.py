@@ -183,3 +183,18 @@ def gemv_tokens(bits: int) -> int:
 def experts_each_tokens(bits: int) -> int:
     """Up to how many tokens every (token, slot) pair reads its expert by itself."""
     return {32: 4, 16: 4, 8: 8, 4: 16}[bits]
+
+
+def token_counts(pairs_per_token: float, unit: MatrixUnit, most: int) -> list[int]:
+    """The largest number of tokens, up to ``most``, of each way that passes are divided in.
+
+    Args:
+        pairs_per_token: (token, slot) pairs of an expert on average, for each token.
+        unit: of the device.
+        most: tokens of a pass.
+    """
+    counts = {1, ROUTER_TOKENS, most}
+    for bits, choice in GROUPED[unit].items():
+        counts |= {gemv_tokens(bits), experts_each_tokens(bits)}
+        counts |= {int(pairs / pairs_per_token) for pairs, _ in choice if pairs != MANY}
+    return sorted(one for one in counts if 1 <= one <= most)

@@ -80,6 +80,8 @@ class PoisonedTorch:
         return getattr(torch, name)
 
     def empty(self, *shape: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
+        if device.type == "meta":
+            return torch.empty(*shape, dtype=dtype, device=device)
         inner = guarded(torch.full(shape, poison_of(dtype), dtype=dtype, device=device))
         return self._watched(inner)
 
@@ -87,6 +89,8 @@ class PoisonedTorch:
         return self.empty(*tensor.shape, dtype=tensor.dtype, device=tensor.device)
 
     def zeros(self, *shape: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
+        if device.type == "meta":
+            return torch.zeros(*shape, dtype=dtype, device=device)
         return self._watched(guarded(torch.zeros(shape, dtype=dtype, device=device)))
 
     def _watched(self, inner: Tensor) -> Tensor:
