@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -161,7 +162,7 @@ class _Loading:
     def _weights(self, kernels: KernelBackend, warm_up: WarmUp) -> LoadedWeights:
         plan = self.fit.offload
 
-        def begin(weights: ModelWeights, cache: torch.dtype) -> None:
+        def begin(weights: Callable[[], ModelWeights], cache: torch.dtype) -> None:
             few = None if plan is None else most_few(plan.placement, plan.machine)
             warm_up.begin(
                 self.model, weights, Usage(cache, self.fit.context_length, self._chunk(), few)

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from xverse_kernels.backend import KernelBackend
 from xverse_kernels.packing import ExpertBlocks
-from xverse_kernels.types import Rotary, RoutedTokens
+from xverse_kernels.types import RoutedTokens
 from xverse_runtime.config import ModelConfig
 from xverse_runtime.decode_loop import BUCKETS
 from xverse_runtime.kv_cache import KVCache, KVPool
 from xverse_runtime.model import Decoder
 from xverse_runtime.moe import ExpertRunner
+from xverse_runtime.rope import RotaryTable
 from xverse_runtime.weights import ModelWeights, MoeWeights
 
 if TYPE_CHECKING:
@@ -64,12 +65,11 @@ def kernel_versions(
     config, weights = replace(config, num_layers=len(layers)), replace(weights, layers=layers)
     slots = config.top_k + config.num_shared_experts if config.is_moe else 1
     experts = config.num_experts + config.num_shared_experts if config.is_moe else 1
-    angles = torch.empty(usage.context, config.head_dim, device=META)
-    rotary = _Angles(Rotary(angles, angles))
     most = min(usage.chunk, usage.context)
     with recording(abilities) as found, torch.inference_mode():
         kernels = TritonBackend(META)
         runners = _runners(weights, kernels, usage.most_few)
+        rotary = RotaryTable(config, usage.context, META)
         decoder = Decoder(config, weights, kernels, rotary, runners)
         pool = KVPool(config, usage.context, usage.cache, META)
         for tokens in token_counts(slots / experts, abilities.unit, most):
@@ -85,11 +85,6 @@ def kernel_versions(
 def without_data(value: Any) -> Any:
     """Weights, or a part of them, on the device ``meta``: shapes and dtypes. Nothing is read."""
     return _mapped(value, lambda tensor: torch.empty_like(tensor, device=META))
-
-
-@dataclass(frozen=True)
-class _Angles:
-    table: Rotary
 
 
 def _different(layers: tuple[Any, ...]) -> tuple[Any, ...]:

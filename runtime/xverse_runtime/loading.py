@@ -24,9 +24,9 @@ from xverse_runtime.tensors import EMBEDDING, expected_tensors
 from xverse_runtime.types import LoadProgress, ProgressCallback
 from xverse_runtime.weights import ModelWeights, assemble_weights
 
-# Takes weights without data, in the form and on the places that they are loaded to, and the dtype
-# of the KV cache.
-OpenedCallback = Callable[[ModelWeights, torch.dtype], None]
+# Takes what gives the weights without data, in the form that they are going to have on the device,
+# and the dtype of the KV cache.
+OpenedCallback = Callable[[Callable[[], ModelWeights], torch.dtype], None]
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def _load_checkpoint(
         views = assemble_weights(tensors, config, published, torch.device("cpu"))
         form = BF16 if dtype == torch.bfloat16 else FP16
         if on_opened is not None:
-            on_opened(place_weights(without_data(views), form, dtype, META), cached)
+            on_opened(lambda: place_weights(without_data(views), form, dtype, META), cached)
         weights = place_weights(views, form, dtype, device, tell)
     else:
         weights = assemble_weights(tensors, config, dtype, device, tell)
@@ -184,8 +184,11 @@ def _load_store(
     weights = open_store(directory, config, manifest, dtype, as_stored=host)
     if blocks:
         if on_opened is not None:
-            shapes = without_data(weights)
-            on_opened(place_weights(shapes, BF16, dtype, META, offload=offload), cached)
+            mapped = weights
+            on_opened(
+                lambda: place_weights(without_data(mapped), BF16, dtype, META, offload=offload),
+                cached,
+            )
         done = 0
 
         def tell(count: int) -> None:

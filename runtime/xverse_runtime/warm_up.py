@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
@@ -33,18 +34,22 @@ class WarmUp:
         self._places: dict[Version, Place] = {}
         self._compilation: Compilation | None = None
 
-    def begin(self, config: ModelConfig, weights: ModelWeights, usage: Usage) -> None:
-        """Look for what `kernel_versions` lists in Triton's cache, and compile what is not there.
+    def begin(self, config: ModelConfig, weights: Callable[[], ModelWeights], usage: Usage) -> None:
+        """Look for what `kernel_versions` lists in Triton's cache, and compile what is not there:
+        in a thread and in processes.
 
-        Returns at once; the rest is for threads and processes.
+        Args:
+            config: the model's.
+            weights: gives them without data, in the form that kernels read.
+            usage: of the model.
         """
         from xverse_kernels.triton.compiling import Compilation
         from xverse_kernels.triton.launch import device_abilities
 
         abilities = device_abilities(self._device)
         with suppress(Exception):  # launches compile what they need, one after the other
-            self._places = kernel_versions(config, weights, usage, abilities)
-        self._compilation = Compilation(list(self._places), self._target)
+            self._places = kernel_versions(config, weights(), usage, abilities)
+            self._compilation = Compilation(list(self._places), self._target)
 
     def tell(self, progress: LoadProgress) -> None:
         """Pass on how far the weights are, and how far the kernels."""

@@ -23,7 +23,13 @@ from xverse_cli.streams import Streams
 from xverse_runtime.errors import DeviceError, GenerationError
 from xverse_runtime.offload.statistics import OffloadStatistics
 from xverse_runtime.prediction import Prediction
-from xverse_runtime.types import CancelFlag, EngineStatistics, GenerationChunk, SamplingParams
+from xverse_runtime.types import (
+    CancelFlag,
+    EngineStatistics,
+    GenerationChunk,
+    LoadProgress,
+    SamplingParams,
+)
 
 ISSUE = [
     "/help", "/retry", "/edit", "/undo", "/continue", "/system", "/set", "/show", "/stats",
@@ -315,6 +321,20 @@ def test_stats_of_an_engine_that_tells_nothing() -> None:
     assert "decode: 20.0 tokens/s" in shown
     assert "memory" not in shown
     assert "experts" not in shown
+
+
+def test_the_toolbar_tells_of_kernels_that_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    from xverse_cli.chat.loading import Models
+    from xverse_cli.chat.toolbar import Toolbar
+
+    chat, toolbar = Chat("hi"), Toolbar()
+    lines = []
+    for progress in (LoadProgress(1, 2), LoadProgress(2, 2, 12, 40)):
+        monkeypatch.setattr(Models, "loading", progress)
+        toolbar.update(chat.repl)
+        lines.append(toolbar.line(200))
+    assert "50 % · type ahead" in lines[0]
+    assert "100 % · compiling kernels 12/40 · type ahead" in lines[1]
 
 
 def test_the_toolbar_tells_of_hits() -> None:

@@ -150,6 +150,21 @@ def test_the_byte_bar_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "\x1b[?25h" in text  # the cursor is back
 
 
+def test_the_byte_bar_tells_of_kernels_while_some_are_compiled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    shows = []
+    for progress in (LoadProgress(1, 2), LoadProgress(2, 2, 12, 40), LoadProgress(2, 2, 40, 40)):
+        stream = Terminal(io.BytesIO(), encoding="utf-8")
+        with byte_bar("Loading m", stream) as show:
+            show(progress)
+        shows.append(shown(stream).decode())
+    assert ["compiling kernels" in one for one in shows] == [False, True, False]
+    assert "Loading m · compiling kernels 12/40" in shows[1]
+
+
 def test_the_byte_bar_on_a_dumb_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
     stream = Terminal(io.BytesIO(), encoding="utf-8")

@@ -9,6 +9,7 @@ from prompt_toolkit.utils import get_cwidth
 
 from xverse_cli.chat.context import used_tokens
 from xverse_cli.messages import text
+from xverse_cli.render.progress import compiling
 from xverse_runtime.errors import XverseError
 from xverse_runtime.types import LoadProgress
 
@@ -45,6 +46,7 @@ def _loading(chat: Repl, progress: LoadProgress) -> list[str]:
     name = chat.settings.model.rstrip("/").rpartition("/")[2]
     return [
         text("toolbar.loading", model=name, percent=round(100 * share)),
+        *compiling(progress),
         text("toolbar.type_ahead"),
     ]
 

@@ -293,6 +293,7 @@ TEXTS: dict[str, str] = {
     "bench.share": "share of it in decode",
     # Loading and generating.
     "load.progress": "Loading {model}",
+    "load.kernels": "compiling kernels {done}/{total}",
     "load.done": "Loaded {model} in {seconds} s.",
     "load.forecast": "predicted with a full context: {rate} tokens/s, first token of {prompt} after"
     " {seconds} s",

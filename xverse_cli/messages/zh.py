@@ -260,6 +260,7 @@ TEXTS: dict[str, str] = {
     "bench.share": "解码占用带宽的比例",
     # Loading and generating.
     "load.progress": "正在加载 {model}",
+    "load.kernels": "正在编译内核 {done}/{total}",
     "load.done": "已加载 {model}，用时 {seconds} 秒。",
     "load.forecast": "上下文占满时的预测：{rate} 词元/秒；提示词 {prompt} 个词元时，"
     "首个词元需 {seconds} 秒",

@@ -9,7 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+from xverse_cli.messages import text
 from xverse_runtime.types import LoadProgress, ProgressCallback
+
+
+def compiling(progress: LoadProgress) -> tuple[str, ...]:
+    """How far kernels are, while there are any to compile."""
+    done, total = progress.done_kernels, progress.total_kernels
+    return (text("load.kernels", done=done, total=total),) if done < total else ()
 
 
 @contextmanager
@@ -45,6 +52,11 @@ def byte_bar(description: str, stream: TextIO | None) -> Iterator[ProgressCallba
         task = bar.add_task(description, total=None)
 
         def show(progress: LoadProgress) -> None:
-            bar.update(task, completed=progress.done_bytes, total=progress.total_bytes)
+            bar.update(
+                task,
+                description=" · ".join((description, *compiling(progress))),
+                completed=progress.done_bytes,
+                total=progress.total_bytes,
+            )
 
         yield show

@@ -23,14 +23,13 @@ from xverse_kernels.triton import attention, experts, launch, linear, parts, sam
 from xverse_kernels.triton.backend import TritonBackend
 from xverse_kernels.triton.launch import Abilities, Launcher
 from xverse_kernels.triton.versions import Version
-from xverse_kernels.types import Rotary
 from xverse_runtime import engine_parts
 from xverse_runtime.config import EngineConfig, ModelConfig
 from xverse_runtime.decode_loop import BUCKETS
 from xverse_runtime.decoding import decode_loop
 from xverse_runtime.engine import Engine
 from xverse_runtime.fit import Fit
-from xverse_runtime.kernel_versions import META, Usage, _Angles, kernel_versions
+from xverse_runtime.kernel_versions import META, Usage, kernel_versions
 from xverse_runtime.kv_cache import KVCache, KVPool
 from xverse_runtime.loading import LoadedWeights, load_weights
 from xverse_runtime.model import Decoder
@@ -39,6 +38,7 @@ from xverse_runtime.offload.machine import Machine
 from xverse_runtime.offload.machines import find_machine
 from xverse_runtime.offload.piecewise_step import PiecewiseStep
 from xverse_runtime.offload.setup import ModelPlan, most_few
+from xverse_runtime.rope import RotaryTable
 from xverse_runtime.store.convert import convert_checkpoint
 from xverse_runtime.store.precision import PRESETS
 from xverse_runtime.store.synthetic import A4_2B
@@ -72,9 +72,8 @@ def test_no_prompt_of_the_full_model_needs_another_version(form: WeightFormat, d
     config = ModelConfig.from_dict({**A4_2B, "num_hidden_layers": 1})
     weights = synthetic_weights(config, dtype, form)
     listed = set(kernel_versions(config, weights, Usage(dtype, 8192, CHUNK), abilities))
-    angles = torch.empty(8192, config.head_dim, device=META)
     with launch.recording(abilities) as found:
-        decoder = Decoder(config, weights, TritonBackend(META), _Angles(Rotary(angles, angles)))
+        decoder = Decoder(config, weights, TritonBackend(META), RotaryTable(config, 8192, META))
         pool = KVPool(config, 8192, dtype, META, 32)
         for tokens in lengths():
             decoder.forward([0] * tokens, KVCache(pool), logits_for=slice(-min(tokens, 3), None))
@@ -145,10 +144,10 @@ def listed(monkeypatch: pytest.MonkeyPatch) -> Listing:
     def load(*args: Any, **options: Any) -> LoadedWeights:
         _, config, _, _, context, _ = args
 
-        def opened(weights: ModelWeights, cache: torch.dtype) -> None:
+        def opened(weights: Callable[[], ModelWeights], cache: torch.dtype) -> None:
             usage = Usage(cache, context, CHUNK, listing.most_few)
             abilities = launch.device_abilities(CPU)
-            listing.versions = set(kernel_versions(config, weights, usage, abilities))
+            listing.versions = set(kernel_versions(config, weights(), usage, abilities))
 
         return load_weights(*args, **{**options, "on_opened": opened})
 
