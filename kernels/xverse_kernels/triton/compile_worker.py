@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import pickle
 import sys
+from contextlib import suppress
 from typing import Any, BinaryIO
 
 DONE, FAILED = b"done\n", b"failed\n"
@@ -49,9 +50,10 @@ def _compile(version: Any, target: Any) -> bool:
 
     try:
         compiled = compile_version(version, target)
-        _compile_starter(compiled, target.backend)
     except Exception:
         return False
+    with suppress(Exception):  # the kernel is there all the same
+        _compile_starter(compiled, target.backend)
     return True
 
 
