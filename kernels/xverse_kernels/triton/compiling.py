@@ -23,6 +23,7 @@ from xverse_kernels.triton import compile_worker
 from xverse_kernels.triton.versions import Version, cached_version
 
 MOST_WORKERS = 8  # the slowest kernel then takes about as long as all others
+END_WITHIN_S = 1.0  # what is left by then looks into the cache, and ends by itself
 WORKER = Path(compile_worker.__file__)
 
 
@@ -69,7 +70,7 @@ class Compilation:
             self._closed = True
             for process in self._processes:
                 _kill(process)
-        self._thread.join()
+        self._thread.join(END_WITHIN_S)
 
     def _run(self) -> None:
         try:
