@@ -149,7 +149,7 @@ def test_a_program_that_is_killed_leaves_no_worker(tmp_path: Path) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("target", ["cuda 90", "cuda 86"])
+@pytest.mark.parametrize("target", ["cuda 90", pytest.param("cuda 86", marks=pytest.mark.slow)])
 def test_versions_are_what_tritons_own_launch_would_compile(target: str, tmp_path: Path) -> None:
     """Every version that the full model has."""
     script = """
@@ -207,3 +207,67 @@ def test_versions_are_what_tritons_own_launch_would_compile(target: str, tmp_pat
     count, different = run(script.replace("CAPABILITY", target.split()[1]), tmp_path / "cache")
     assert count > 20
     assert different == []
+
+
+@pytest.mark.slow
+def test_a_whole_model_is_ready_when_it_is_loaded(tmp_path: Path) -> None:
+    """Loading, compiling and launching as on an H100, but for the device, which does nothing."""
+    script = """
+        from contextlib import nullcontext
+        import torch
+        from triton.runtime import driver
+        from tests.runtime.helpers import GOLDEN
+        from xverse_kernels.triton.backend import TritonBackend
+        from xverse_runtime import engine_parts
+        from xverse_runtime.config import EngineConfig
+        from xverse_runtime.decoding import decode_loop
+        from xverse_runtime.engine import Engine
+        from xverse_runtime.kernel_versions import Usage
+        from xverse_runtime.types import SamplingParams
+        from xverse_runtime.warm_up import WarmUp
+
+        launched, loaded, asked, told, begun = [], [], [], [], []
+        class Utils:
+            def get_device_properties(self, device): return {"max_shared_mem": 232448}
+            def load_binary(self, name, *_):
+                loaded.append(name)
+                return 1, 1, 32, 0, 1024
+        class Driver:
+            utils = Utils()
+            def get_current_target(self): return GPUTarget("cuda", 90, 32)
+            def get_current_device(self): return 0
+            def get_current_stream(self, device): return 0
+            def launcher_cls(self, src, metadata): return lambda *_: launched.append(src.name)
+        driver.set_active(Driver())
+        torch.cuda.device = lambda _device: nullcontext()
+        CPU = torch.device("cpu")
+        engine_parts.select_kernels = lambda *_, **__: TritonBackend(CPU)
+        make, load_weights = WarmUp.__init__, engine_parts.load_weights
+        WarmUp.__init__ = lambda self, *args: (begun.append(self), make(self, *args))[1]
+        def load(*args, **options):
+            def opened(weights, cache):
+                begun[0].begin(args[1], weights, Usage(cache, args[4], 2048))
+            return load_weights(*args, **{**options, "on_opened": opened})
+        engine_parts.load_weights = load
+
+        config = EngineConfig(device="cpu", backend="triton", precision="bf16")
+        engine = Engine.load(GOLDEN / "moe-gqa", config, progress=told.append)
+        ready, launches = len(loaded), len(launched)
+        knobs.compilation.listener = lambda *, src, **_: asked.append(src.name)
+        engine._loop = decode_loop(engine._decoder, engine._cache.pool, use_graphs=False)
+        for tokens in (3, 40, 300):
+            params = SamplingParams(temperature=0, max_new_tokens=3)
+            for _ in engine.generate([5] * tokens, params):
+                pass
+        last = told[-1]
+        print(json.dumps([last.done_kernels, last.total_kernels, ready, launches, len(launched),
+                          len(loaded), asked]))
+    """
+    first = run(script, tmp_path / "cache")
+    second = run(script, tmp_path / "cache")
+    done, total, ready, before, launches, loaded, asked = first
+    assert done == total == ready == loaded > 15
+    assert before == 0
+    assert launches > 100
+    assert asked == []
+    assert second == [0, 0, *first[2:]]
