@@ -15,6 +15,7 @@ from xverse_kernels.triton.attention_kernels import (
 from xverse_kernels.triton.launch import (
     Launcher,
     Workspace,
+    compute_capability,
     matrix_unit,
     padded,
     require_rows,
@@ -26,6 +27,7 @@ from xverse_kernels.triton.tiles import (
     PREFILL_ATTENTION,
     PREFILL_ATTENTION_INT8,
     GemmTile,
+    attention_registers,
     attention_tile,
 )
 
@@ -72,8 +74,8 @@ def attend_each(
     tokens = qkv.shape[0]
     heads = qkv.shape[1] // dim - 2 * kv_heads
     out = torch.empty(tokens, heads * dim, dtype=qkv.dtype, device=qkv.device)
-    dim_padded = padded(dim)
     block, warps, splits = attention_tile(longest)
+    per, words = chunk_of(dim, k.dtype)
     _decode_attention(
         (tokens, heads, splits),
         (
@@ -87,7 +89,7 @@ def attend_each(
             k_scales,
             v_scales,
             out,
-            workspace.partials(tokens * heads * splits * (dim_padded + 2)),
+            workspace.partials(tokens * heads * splits * (dim + 2)),
             workspace.counters,
             capacity,
         ),
@@ -95,13 +97,16 @@ def attend_each(
             "HEADS": heads,
             "KV_HEADS": kv_heads,
             "DIM": dim,
-            "DIM_PADDED": dim_padded,
+            "DIM_PADDED": padded(dim),
+            "PER": per,
+            "WORDS": words,
             "BLOCK": block,
             "SPLITS": splits,
             "INT8": k.dtype == torch.int8,
             "PDL": pdl,
         },
         warps=warps,
+        registers=attention_registers(compute_capability(qkv.device)),
         pdl=pdl,
     )
     return out
@@ -199,6 +204,22 @@ def torch_attention(q: Tensor, keys: Rows, values: Rows, sequence: int, past: in
         enable_gqa=heads != keys.shape[1],
     )
     return mixed[0].transpose(0, 1).reshape(tokens, heads * dim)
+
+
+def chunk_of(dim: int, dtype: torch.dtype) -> tuple[int, int]:
+    """(elements a word, words a chunk) in which decoding reads a cached head of ``dim`` elements.
+
+    The largest power of two that divides a head, up to 64 bytes: a head of 80 takes two threads of
+    16 bytes each in bf16, and five chunks.
+
+    Raises:
+        ValueError: int8 heads that are not a multiple of 4.
+    """
+    per = {torch.int8: 4, torch.bfloat16: 2}.get(dtype, 1)
+    if dim % per:
+        raise ValueError(f"a cache of {dtype} takes heads of a multiple of {per}, not {dim}")
+    words = dim // per
+    return per, min(words & -words, 64 // (per * dtype.itemsize))
 
 
 def _parts_of(rows: Rows) -> tuple[Tensor, Tensor]:

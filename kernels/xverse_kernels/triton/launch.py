@@ -75,13 +75,17 @@ def require_rows(*tensors: Tensor) -> None:
             )
 
 
+def compute_capability(device: torch.device) -> int:
+    """90 for 9.0; 0 without an NVIDIA GPU."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return 0
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
 def supports_pdl(device: torch.device) -> bool:
     """Whether kernels can begin before the one before them has ended."""
-    return (
-        device.type == "cuda"
-        and torch.version.hip is None
-        and torch.cuda.get_device_capability(device) >= (9, 0)
-    )
+    return compute_capability(device) >= 90
 
 
 def triton_multiplies(device: torch.device) -> bool:
@@ -100,7 +104,7 @@ def matrix_unit(device: torch.device) -> MatrixUnit:
         return "wgmma"
     if torch.version.hip is not None:
         return "wmma"
-    major, _ = torch.cuda.get_device_capability(device)
+    major = compute_capability(device) // 10
     if major == 9:
         return "wgmma"
     return "tcgen05" if major in (10, 11) else "mma"
@@ -138,6 +142,7 @@ class Launcher:
         *,
         warps: int = 4,
         stages: int = 3,
+        registers: int | None = None,
         pdl: bool = False,
     ) -> None:
         """Launch.
@@ -148,6 +153,8 @@ class Launcher:
             constants: all of its constants, in the kernel's order.
             warps: of a program.
             stages: of software pipelines.
+            registers: most of a thread, so that as many programs run at a time as planned; NVIDIA's
+                compiler alone is told.
             pdl: programmatic dependent launch; the kernel has a constant of that name for it.
         """
         device = args[0].device
@@ -167,8 +174,10 @@ class Launcher:
             return
         # compiled kernels take all by position, so the order of the constants must be the kernel's
         assert tuple(constants) == tuple(self._kernel.arg_names[len(args) :])
-        # AMD's compiler does not know the option
-        options = {"launch_pdl": True} if pdl else {}
+        # AMD's compiler does not know these options
+        options: dict[str, Any] = {"launch_pdl": True} if pdl else {}
+        if registers and compute_capability(device):
+            options["maxnreg"] = registers
         compiled = self._kernel[grid](
             *args, **constants, num_warps=warps, num_stages=stages, **options
         )
