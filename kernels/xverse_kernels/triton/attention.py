@@ -49,6 +49,7 @@ def attend_each(
     *,
     longest: int,
     pdl: bool = False,
+    tile: tuple[int, int, int] | None = None,
 ) -> Tensor:
     """One new token of each of T sequences: rotate, write to the cache, attend.
 
@@ -64,6 +65,7 @@ def attend_each(
         workspace: scratch of the device.
         longest: at least every position; decides into how many parts the past is cut.
         pdl: programmatic dependent launch.
+        tile: other than that of `attention_tile`.
 
     Returns:
         [T, heads * head_dim].
@@ -74,7 +76,7 @@ def attend_each(
     tokens = qkv.shape[0]
     heads = qkv.shape[1] // dim - 2 * kv_heads
     out = torch.empty(tokens, heads * dim, dtype=qkv.dtype, device=qkv.device)
-    block, warps, splits = attention_tile(longest)
+    block, warps, splits = tile or attention_tile(longest)
     per, words = chunk_of(dim, k.dtype)
     _decode_attention(
         (tokens, heads, splits),
