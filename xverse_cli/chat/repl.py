@@ -17,6 +17,7 @@ from xverse_cli.generation import sampling_params
 from xverse_cli.host import Host
 from xverse_cli.interrupts import Terminated
 from xverse_cli.messages import text
+from xverse_cli.models.names import hub_id
 from xverse_cli.models.offer import find_or_fetch
 from xverse_cli.settings import Settings
 from xverse_cli.wording import say_error
@@ -120,7 +121,7 @@ class Repl:
             LoadFailedError: it could not be loaded, nor the one before again.
         """
         self.ready()
-        wanted = replace(self.settings, model=name)
+        wanted = replace(self.settings, model=hub_id(name))
         found = find_or_fetch(wanted, self.host)
         self.runner.engine = self.models.current  # lets go of the one so far
         try:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from xverse_cli.doctor.system import system_kind
 from xverse_cli.messages import size, text
 from xverse_cli.models.find import DEMO, FoundModel, find_model, find_present
+from xverse_cli.models.names import KNOWN_MODELS
 from xverse_runtime.errors import ModelNotFoundError
 
 if TYPE_CHECKING:
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from xverse_runtime.memory_plan import MemoryPlan
 
 GIB = 2**30
-# Whose configuration is known without their files.
-KNOWN_MODELS = ("xverse/XVERSE-MoE-A4.2B-Chat", "xverse/XVERSE-MoE-A4.2B")
 LEFT_TO_WINDOWS = 4 * GIB
 
 

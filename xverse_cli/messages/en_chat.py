@@ -185,7 +185,8 @@ CHAT_TEXTS: dict[str, str] = {
     "export.assistant": "Assistant",
     "export.interrupted": "interrupted",
     # The first sentence of a command's help stands in the list of commands: at most 64 characters.
-    "help.sessions": "List, show, export and delete saved conversations.",
+    "help.sessions": "List, show, export and delete saved conversations. Without a command,"
+    " they are listed.",
     "help.sessions_list": "List the saved conversations, the latest first.",
     "help.sessions_show": "Print a saved conversation.",
     "help.sessions_export": "Write a saved conversation as Markdown or JSON.",

@@ -169,7 +169,7 @@ CHAT_TEXTS: dict[str, str] = {
     "export.assistant": "助手",
     "export.interrupted": "已中断",
     # The first sentence of a command's help stands in the list of commands: at most 64 columns.
-    "help.sessions": "列出、显示、导出和删除已保存的对话。",
+    "help.sessions": "列出、显示、导出和删除已保存的对话。不带命令时列出。",
     "help.sessions_list": "列出已保存的对话，最近的在前。",
     "help.sessions_show": "输出一个已保存的对话。",
     "help.sessions_export": "把已保存的对话写成 Markdown 或 JSON。",

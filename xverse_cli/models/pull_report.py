@@ -8,6 +8,7 @@ from xverse_cli.messages import size, text
 from xverse_cli.models.machine_fit import FitRow, MachineFit
 from xverse_cli.models.pull_plan import PullPlan, free_bytes
 from xverse_cli.models.selection import is_weight_file
+from xverse_cli.render.moment import moment
 
 
 def plan_lines(plan: PullPlan) -> Iterator[str]:
@@ -45,7 +46,7 @@ def plan_lines(plan: PullPlan) -> Iterator[str]:
     if plan.accepted is None:
         yield text("pull.licence", licence=licence)
     else:
-        yield text("pull.licence_accepted", licence=licence, when=plan.accepted)
+        yield text("pull.licence_accepted", licence=licence, when=moment(plan.accepted))
 
 
 def fit_lines(fit: MachineFit) -> Iterator[str]:
