@@ -204,6 +204,11 @@ TEXTS: dict[str, str] = {
     "pull.plan_files": "  {files} files, {weights} of them weights: {total_bytes};"
     " to fetch: {fetch_bytes}",
     "pull.plan_resumed": "  {here_bytes} of it are here already",
+    "pull.resuming": "Going on with {model}: {here_bytes} of {total_bytes} are here.",
+    "pull.resuming_packed": "Going on with {model}, to be packed to {precision}: {here_bytes} of"
+    " {total_bytes} have come.",
+    "pull.stalled": "Stalled: nothing has come for {seconds} s.",
+    "pull.stalled_retry": "Stalled: {reason}; trying again in {seconds} s.",
     "pull.plan_store": "  a converted model, to be run as it is",
     "pull.plan_converted": "  to be converted to {precision} afterwards: {size_bytes}",
     "pull.plan_streamed": "  to be converted to {precision} as it comes, each weight file deleted"

@@ -193,6 +193,11 @@ TEXTS: dict[str, str] = {
     "pull.plan_files": "  {files} 个文件，其中 {weights} 个权重文件：{total_bytes}；需下载："
     "{fetch_bytes}",
     "pull.plan_resumed": "  其中 {here_bytes} 已在本机",
+    "pull.resuming": "继续下载 {model}：{total_bytes} 中已有 {here_bytes}。",
+    "pull.resuming_packed": "继续下载 {model}，并打包为 {precision}：{total_bytes} 中已完成"
+    " {here_bytes}。",
+    "pull.stalled": "停滞：已有 {seconds} 秒没有收到数据。",
+    "pull.stalled_retry": "停滞：{reason}；{seconds} 秒后重试。",
     "pull.plan_store": "  已是打包模型，可直接运行",
     "pull.plan_converted": "  下载后将转换为 {precision}：{size_bytes}",
     "pull.plan_streamed": "  将边下载边转换为 {precision}，每个权重文件打包后即删除：{size_bytes}",

@@ -29,9 +29,8 @@ def plan_lines(plan: PullPlan) -> Iterator[str]:
         total_bytes=plan.total_bytes,
         fetch_bytes=plan.fetch_bytes,
     )
-    if plan.resumed_bytes or len(plan.missing) < len(plan.files):
-        here = plan.total_bytes - plan.fetch_bytes
-        yield text("pull.plan_resumed", here_bytes=here)
+    if plan.here_bytes:
+        yield text("pull.plan_resumed", here_bytes=plan.here_bytes)
     if plan.conversion is not None:
         key = "pull.plan_streamed" if plan.conversion.delete_source else "pull.plan_converted"
         conversion = plan.conversion
@@ -47,6 +46,21 @@ def plan_lines(plan: PullPlan) -> Iterator[str]:
         yield text("pull.licence", licence=licence)
     else:
         yield text("pull.licence_accepted", licence=licence, when=moment(plan.accepted))
+
+
+def resumed_line(plan: PullPlan) -> str:
+    """Where a download had come to whose plan was shown when it began."""
+    model, here, total = plan.model.repo, plan.here_bytes, plan.total_bytes
+    if plan.conversion is None:
+        return text("pull.resuming", model=model, here_bytes=here, total_bytes=total)
+    precision = plan.conversion.precision
+    return text(
+        "pull.resuming_packed",
+        model=model,
+        precision=precision,
+        here_bytes=here,
+        total_bytes=total,
+    )
 
 
 def fit_lines(fit: MachineFit) -> Iterator[str]:
