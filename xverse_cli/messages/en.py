@@ -200,6 +200,7 @@ TEXTS: dict[str, str] = {
     "help.accept_license": "Accept the licence of the weights without being asked.",
     "help.dry_run": "Show what would be fetched and whether it fits; write nothing.",
     "help.pull_json": "Print one JSON object instead of the path.",
+    "pull.looking": "Looking at the model and at this machine …",
     "pull.plan": "{model}, revision {revision} (commit {commit}), from {endpoint}",
     "pull.plan_files": "  {files} files, {weights} of them weights: {total_bytes};"
     " to fetch: {fetch_bytes}",
@@ -229,13 +230,25 @@ TEXTS: dict[str, str] = {
     "fit.on_gpu": "fits the GPU",
     "fit.in_memory": "fits the memory",
     "fit.too_large": "larger than the memory: read from the disk all the time, very slow",
-    "fit.advice": "Best here: --precision {precision} (with --delete-source it takes the least"
-    " disk).",
+    "fit.rate": ", about {rate} tokens/s",
+    "fit.advice": "Best here: --precision {precision}: {quality}. With --delete-source it takes the"
+    " least disk.",
+    "fit.faster": "Faster: --precision {precision}: {quality}.",
+    "quality.bf16": "the published weights as they are",
+    "quality.int8": "rounded so little that replies hardly change",
+    "quality.int4": "a third of the size; rounded more, which changes replies somewhat"
+    " (docs/quantisation.md)",
     "fit.nothing": "It is too large for this machine at every precision. The demo runs everywhere:"
     " xverse chat --model demo",
     "offer.question": "Fetch it now ({fetch_bytes})? [y/N]",
-    "offer.question_smaller": "Fetch it now? y: as it is ({fetch_bytes} on disk); s: smaller,"
-    " packed to {precision} as it comes; N: no. [y/s/N]",
+    "offer.question_packed": "Fetch it now? [y/{keys}/N]",
+    "offer.published": "  y: as published, {fetch_bytes} on disk{rate}",
+    "offer.packed": "  {answer}: packed to {precision} as it comes, {size_bytes} on disk{rate}:"
+    " {quality}",
+    "offer.packed_best": "  {answer}: packed to {precision} as it comes, {size_bytes} on disk"
+    "{rate}: {quality} (best here)",
+    "offer.go_on": "Go on with it? {here_bytes} of {total_bytes} have come, {fetch_bytes} are still"
+    " to come. [Y/n]",
     "pull.bar_total": "together",
     "pull.bar_checking": "{name} (checking)",
     "pull.line": "{done_bytes} of {total_bytes} ({percent} %), {rate_bytes}/s, {left} left,"

@@ -39,6 +39,11 @@ ERRORS: dict[str, tuple[str, str]] = {
         "The download of {model} is incomplete: {names} not there ({path}).",
         "Finish it with: xverse pull {model}\nOr try the built-in demo: xverse chat --model demo",
     ),
+    "model.packing_begun": (
+        "Fetching {model} and packing it to {precision} was interrupted.",
+        "Go on with it: xverse pull {model} --precision {precision} --delete-source\n"
+        "Or try the built-in demo: xverse chat --model demo",
+    ),
     "model.no_such_directory": (
         "There is no model directory {path}.",
         "Check the path, or try the built-in demo: xverse chat --model demo",

@@ -39,6 +39,11 @@ ERRORS: dict[str, tuple[str, str]] = {
         "模型 {model} 的下载不完整：缺少 {names}（{path}）。",
         "继续下载：xverse pull {model}\n或试用内置的演示模型：xverse chat --model demo",
     ),
+    "model.packing_begun": (
+        "下载 {model} 并打包为 {precision} 时曾被中断。",
+        "继续：xverse pull {model} --precision {precision} --delete-source\n"
+        "或试用内置的演示模型：xverse chat --model demo",
+    ),
     "model.no_such_directory": (
         "模型目录 {path} 不存在。",
         "请检查路径，或试用内置的演示模型：xverse chat --model demo",

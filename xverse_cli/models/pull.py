@@ -101,20 +101,25 @@ class Pull:
         return found
 
     def plan(
-        self, context: int | None, conversion: Callable[[bytes], Conversion | None]
+        self,
+        context: int | None,
+        conversion: Callable[[bytes], Conversion | None],
+        *,
+        rates: bool = False,
     ) -> PullPlan:
         """What is to be done; reads the configuration, and writes nothing.
 
         Args:
             context: tokens for the fit; ``None`` is the model's.
             conversion: what is to be made of the model, given its ``config.json``.
+            rates: whether the fit tells speeds, for which the machine is measured.
         """
         files = select_files(self.model)
         folder = self.folder
         missing = tuple(file for file in files if not folder.has(file.digest, file.size))
         half = {pinned.digest: done for pinned, done in folder.unfinished()}
         config = self.read_small(_named(files, "config.json"))
-        fit = None if is_store(files) else machine_fit_apart(config, context)
+        fit = None if is_store(files) else machine_fit_apart(config, context, rates=rates)
         return PullPlan(
             self.model,
             self.route.source.name,

@@ -109,7 +109,10 @@ def pull_model(wish: PullWish, host: Host) -> Pulled:
         return _without_network(wish, error, host)
     job = Pull(route, wish.jobs, pull.PATIENCE, watcher)
     job.go_on_where_it_began()
-    plan = job.plan(wish.context, lambda config: _conversion(wish, config, host))
+    rates = _rates_wanted(wish, job, host)
+    if rates and host.streams.stderr_is_terminal:
+        host.streams.say(text("pull.looking"))
+    plan = job.plan(wish.context, lambda config: _conversion(wish, config, host), rates=rates)
     packed = packed_already(job, plan)
     left = tuple(file for file in plan.missing if file.name not in packed)
     plan = replace(plan, missing=left)
@@ -120,6 +123,13 @@ def pull_model(wish: PullWish, host: Host) -> Pulled:
         plan.check_disk()
         _agree(wish, plan, host)
     return Pulled(_carry_out(wish, job, plan, watcher, host), plan)
+
+
+def _rates_wanted(wish: PullWish, job: Pull, host: Host) -> bool:
+    """Whether someone decides by the plan: then a second of measuring is worth it."""
+    if wish.dry_run:
+        return not wish.told
+    return host.streams.stderr_is_terminal and not wish.told and not job.was_begun
 
 
 def _tell(wish: PullWish, job: Pull, plan: PullPlan, host: Host) -> None:

@@ -174,6 +174,7 @@ def _fit_json(fit: MachineFit | None) -> dict[str, Any] | None:
                 "cache_bytes": row.cache_bytes,
                 "fits_gpu": row.fits_gpu,
                 "fits_memory": row.fits_memory,
+                "tokens_per_s": row.tokens_per_s,
             }
             for row in fit.rows
         ],

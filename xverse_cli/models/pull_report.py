@@ -11,8 +11,9 @@ from xverse_cli.models.selection import is_weight_file
 from xverse_cli.render.moment import moment
 
 
-def plan_lines(plan: PullPlan) -> Iterator[str]:
-    """What will be fetched, where to, whether it fits, and under which licence."""
+def plan_lines(plan: PullPlan, *, advice: bool = True) -> Iterator[str]:
+    """What will be fetched, where to, whether it fits, and under which licence; with ``advice``
+    also which precision to choose."""
     model = plan.model
     yield text(
         "pull.plan",
@@ -41,6 +42,8 @@ def plan_lines(plan: PullPlan) -> Iterator[str]:
         yield text("pull.plan_store")
     if plan.fit is not None:
         yield from fit_lines(plan.fit)
+        if advice and plan.conversion is None:
+            yield from advice_lines(plan.fit)
     licence = model.licence or text("pull.licence_untold")
     if plan.accepted is None:
         yield text("pull.licence", licence=licence)
@@ -78,12 +81,27 @@ def fit_lines(fit: MachineFit) -> Iterator[str]:
             precision=row.precision.ljust(4),
             weights=size(row.weight_bytes).rjust(10),
             cache=size(row.cache_bytes),
-            verdict=text(_verdict(row)),
+            verdict=text(_verdict(row)) + _rate(row),
         )
     if fit.best is None:
         yield text("fit.nothing")
-    elif fit.best.precision != fit.rows[0].precision:
-        yield text("fit.advice", precision=fit.best.precision)
+
+
+def advice_lines(fit: MachineFit) -> Iterator[str]:
+    """Which precision suits this machine, and which one is faster."""
+    if fit.best is not None and fit.best != fit.rows[0]:
+        yield text("fit.advice", precision=fit.best.precision, quality=quality(fit.best.precision))
+    if (faster := fit.faster) is not None:
+        yield text("fit.faster", precision=faster.precision, quality=quality(faster.precision))
+
+
+def quality(precision: str) -> str:
+    """What packing to a precision costs, in a few words."""
+    return text(f"quality.{precision}")
+
+
+def _rate(row: FitRow) -> str:
+    return text("fit.rate", rate=f"{row.tokens_per_s:.3g}") if row.tokens_per_s else ""
 
 
 def _verdict(row: FitRow) -> str:

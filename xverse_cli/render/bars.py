@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from typing import TextIO
 
-from rich.console import Console, ConsoleDimensions, RenderableType
+from rich.console import Console, RenderableType
+from rich.constrain import Constrain
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -25,13 +26,6 @@ from xverse_cli.messages import size
 from xverse_cli.render.download import Rate
 
 _ECHO = 3  # columns left free: a Ctrl-C that the terminal shows as ^C must not break the line
-
-
-class _Screen(Console):
-    @property
-    def size(self) -> ConsoleDimensions:
-        width, height = super().size
-        return ConsoleDimensions(max(1, width - _ECHO), height)
 
 
 class _Percent(ProgressColumn):
@@ -65,17 +59,14 @@ class Bars(Progress):
 
     below = ""
 
-    @classmethod
-    def on(cls, stream: TextIO, clock: Callable[[], float]) -> Bars | None:
-        """``None`` where the terminal cannot show any."""
-        console = _Screen(file=stream, markup=False, emoji=False, highlight=False)
-        if console.is_dumb_terminal:
-            return None
+    def __init__(self, console: Console, clock: Callable[[], float]) -> None:
+        self._screen, self._clock = console, clock
+        self._shown: dict[str, tuple[TaskID, str, Rate]] = {}
 
         def whole() -> Column:
             return Column(no_wrap=True)
 
-        bars = cls(  # on a narrow terminal the bar gives way first, and no line is broken
+        super().__init__(  # on a narrow terminal the bar gives way first, and no line is broken
             TextColumn("{task.description}", markup=False, table_column=whole()),
             BarColumn(bar_width=None, table_column=Column(ratio=1)),
             _Percent(table_column=whole()),
@@ -87,10 +78,12 @@ class Bars(Progress):
             refresh_per_second=5,
             expand=True,
         )
-        bars._clock = clock
-        return bars
 
-    _clock: Callable[[], float]
+    @classmethod
+    def on(cls, stream: TextIO, clock: Callable[[], float]) -> Bars | None:
+        """``None`` where the terminal cannot show any."""
+        console = Console(file=stream, markup=False, emoji=False, highlight=False)
+        return None if console.is_dumb_terminal else cls(console, clock)
 
     def put(self, key: str, description: str, done: int, total: int) -> None:
         """Show how far something is; bytes that were there at first are no speed."""
@@ -109,12 +102,9 @@ class Bars(Progress):
         for key in self._shown.keys() - set(keys):
             self.remove_task(self._shown.pop(key)[0])
 
-    @property
-    def _shown(self) -> dict[str, tuple[TaskID, str, Rate]]:
-        found: dict[str, tuple[TaskID, str, Rate]] = self.__dict__.setdefault("_by_key", {})
-        return found
-
     def get_renderables(self) -> Iterable[RenderableType]:
-        yield self.make_tasks_table(self.tasks)
+        width = max(1, self._screen.width - _ECHO)
+        yield Constrain(self.make_tasks_table(self.tasks), width)
         if self.below:
-            yield Text(self.below, style="yellow", no_wrap=True, overflow="ellipsis")
+            line = Text(self.below, style="yellow", no_wrap=True, overflow="ellipsis")
+            yield Constrain(line, width)
