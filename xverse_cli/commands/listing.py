@@ -43,6 +43,8 @@ def run(as_json: bool, host: Host) -> int:
         lines = fitted(rows, host.streams.stdout_columns, apart=0)
         host.streams.write_data("".join(f"{line}\n" for line in lines))
         host.streams.write_data(text("list.sum", size_bytes=together_bytes(models)) + "\n")
+        for command in _to_go_on(models):
+            host.streams.say(text("list.go_on", command=command))
         for model in models:
             if model.cut and model.kind != "synthetic":
                 command = _repair(model)
@@ -119,6 +121,24 @@ def _state(model: "StoredModel") -> str:
         here, total = model.bytes, model.total_bytes
         return text("list.state_part", here_bytes=here, total_bytes=total)
     return text(f"list.state_{model.state}")
+
+
+def _to_go_on(models: "Iterable[StoredModel]") -> list[str]:
+    """The commands that finish what is incomplete: one for a model that is packed as it comes."""
+    whole = {one.hub_id for one in models if one.kind == "published" and one.state == "complete"}
+    commands = {}
+    for model in models:
+        if model.state != "incomplete" or model.kind == "synthetic":
+            continue
+        named = model.hub_id
+        command = f"xverse pull {named}"
+        if model.precision and model.path.name.endswith(".partial"):
+            packed = f"{named} --precision {model.precision}"
+            command = f"xverse convert {packed}"
+            if named not in whole:
+                command = f"xverse pull {packed} --delete-source"
+        commands[named] = command  # a store comes after the files that it is made of
+    return [*commands.values()]
 
 
 def _repair(model: "StoredModel") -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xverse_cli.doctor.system import system_kind
 from xverse_cli.messages import size, text
 from xverse_cli.models.find import DEMO, FoundModel, find_model, find_present
+from xverse_cli.models.machine_fit import COMFORTABLE, MUCH_FASTER
 from xverse_cli.models.names import KNOWN_MODELS
 from xverse_runtime.errors import ModelNotFoundError
 
@@ -79,6 +81,17 @@ def next_command(
     if found is None or precision == "bf16" or (found.path / "xverse.json").is_file():
         return talk
     return f"xverse convert {model} --precision {precision}"
+
+
+def much_faster(chosen: MemoryPlan, plans: Iterable[MemoryPlan | None]) -> MemoryPlan | None:
+    """A plan so much faster than the chosen one that the user may like it better, if speed is short
+    at all; see `MachineFit.faster`."""
+    rate = chosen.prediction.tokens_per_s
+    if rate >= COMFORTABLE:
+        return None
+    made = [plan for plan in plans if plan is not None]
+    best = max(made, key=lambda plan: plan.prediction.tokens_per_s, default=chosen)
+    return best if best.prediction.tokens_per_s >= MUCH_FASTER * rate else None
 
 
 def system_notes(plan: MemoryPlan | None, host_total: int, kind: str | None = None) -> list[str]:

@@ -17,9 +17,9 @@ _AGAIN = (
     " broken again: xverse verify MODEL --repair"
 )
 _CONVERT = (
-    "Remove the converted model, then make it again: xverse rm MODEL --precision P, then xverse"
-    " convert MODEL --precision P; or, without its source, xverse pull MODEL --precision P"
-    " --delete-source. xverse list names both."
+    "Make again what is broken in it: xverse verify MODEL --repair. Or remove it, then make it"
+    " anew: xverse rm MODEL --precision P, then xverse convert MODEL --precision P; or, without its"
+    " source, xverse pull MODEL --precision P --delete-source. xverse list names both."
 )
 _HELP = "The options: {command} --help"
 

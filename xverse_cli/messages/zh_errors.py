@@ -16,9 +16,9 @@ _AGAIN = (
     "文件已损坏，或下载未完成。来自 Hub 的模型可以重新下载损坏的部分：xverse verify MODEL --repair"
 )
 _CONVERT = (
-    "先删除转换后的模型，再重新制作：xverse rm MODEL --precision P，然后 xverse convert MODEL"
-    " --precision P；没有原始权重时：xverse pull MODEL --precision P --delete-source。"
-    "xverse list 会列出 MODEL 和 P。"
+    "重新制作损坏的部分：xverse verify MODEL --repair。或先删除转换后的模型，再重新制作："
+    "xverse rm MODEL --precision P，然后 xverse convert MODEL --precision P；没有原始权重时："
+    "xverse pull MODEL --precision P --delete-source。xverse list 会列出 MODEL 和 P。"
 )
 _HELP = "查看选项：{command} --help"
 _FAMILY = "这是 XVERSE 系列的模型吗？"

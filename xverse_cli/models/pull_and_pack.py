@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from xverse_cli.host import Host
 from xverse_cli.messages import text
 from xverse_cli.models.download.remote import RemoteFile
+from xverse_cli.models.hub_cache import INDEXES
 from xverse_cli.models.hub_folder import HubFolder
 from xverse_cli.models.pull import Pull
 from xverse_cli.models.pull_plan import PullPlan
@@ -53,6 +54,7 @@ def convert_as_it_comes(
     job.finish(plan.files)
     size = plan.conversion.store_bytes
     host.streams.say(text("convert.done", path=plan.conversion.output, size_bytes=size))
+    host.streams.say(text("pull.talk", model=name))
     return plan.conversion.output
 
 
@@ -102,21 +104,26 @@ def packed_already(job: Pull, plan: PullPlan) -> set[str]:
         return set()
     if not conversion.damaged and not conversion.partial.is_dir():
         return set()
+    from tempfile import TemporaryDirectory
+
     from xverse_runtime.store.precision import PRESETS
     from xverse_runtime.store.streaming import StreamedConversion
 
     weights = _weights(plan)
+    small = [one for one in plan.files if one.name == "config.json" or one.name in INDEXES]
     try:
-        outstanding = StreamedConversion(
-            job.folder.snapshot(job.model.commit),
-            conversion.output,
-            PRESETS[conversion.precision],
-            digests={name: file.digest for name, file in weights.items()},
-            source_name=job.model.repo,
-            damaged=conversion.damaged,
-        ).outstanding()
+        with TemporaryDirectory(prefix="xverse-") as place:
+            for file in small:  # they may have been deleted with the weights
+                Path(place, file.name).write_bytes(job.read_small(file))
+            outstanding = StreamedConversion(
+                Path(place),
+                conversion.output,
+                PRESETS[conversion.precision],
+                digests={name: file.digest for name, file in weights.items()},
+                damaged=conversion.damaged,
+            ).outstanding()
     except XverseError:
-        return set()  # of another revision, or without its small files: it begins anew
+        return set()  # what is wrong is told when it is fetched
     return weights.keys() - {*outstanding}
 
 

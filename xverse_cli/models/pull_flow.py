@@ -218,7 +218,9 @@ def _convert(wish: PullWish, conversion: Conversion, host: Host) -> Path:
     request = convert.Request(
         wish.model, conversion.precision, None, None, None, None, delete_source=False, yes=True
     )
-    return convert.make_store(request, host)
+    store = convert.make_store(request, host)
+    host.streams.say(text("pull.talk", model=wish.model))
+    return store
 
 
 def _store(wish: PullWish) -> Path | None:
