@@ -19,7 +19,7 @@ PULL_TEXTS: dict[str, str] = {
     "pull.plan_files": "  {files} files, {weights} of them weights: {total_bytes};"
     " to fetch: {fetch_bytes}",
     "pull.plan_resumed": "  {here_bytes} of it are here already",
-    "pull.resuming": "Going on with {model}: {here_bytes} of {total_bytes} are here.",
+    "pull.resuming": "Going on with {model}: {here_bytes} of {total_bytes} are here already.",
     "pull.resuming_packed": "Going on with {model}, to be packed to {precision}: {here_bytes} of"
     " {total_bytes} have come.",
     "pull.stalled": "Stalled: nothing has come for {seconds} s.",
@@ -44,23 +44,25 @@ PULL_TEXTS: dict[str, str] = {
     "fit.on_gpu": "fits the GPU",
     "fit.in_memory": "fits the memory",
     "fit.too_large": "larger than the memory: read from the disk all the time, very slow",
-    "fit.rate": ", about {rate} tokens/s",
+    "fit.rate": "about {rate} tokens/s",
+    "fit.rate_unknown": "speed unknown",
+    "fit.with_rate": "{verdict}, {rate}",
     "fit.advice": "Best here: --precision {precision}: {quality}. With --delete-source it takes the"
     " least disk.",
     "fit.faster": "Faster: --precision {precision}: {quality}.",
-    "quality.bf16": "the published weights as they are",
-    "quality.int8": "rounded so little that replies hardly change",
-    "quality.int4": "a third of the size; rounded more, which changes replies somewhat"
+    "quality.published": "the published weights as they are",
+    "quality.light": "rounded so little that replies hardly change",
+    "quality.strong": "a third of the size; rounded more, which changes replies somewhat"
     " (docs/quantisation.md)",
     "fit.nothing": "It is too large for this machine at every precision. The demo runs everywhere:"
     " xverse chat --model demo",
     "offer.question": "Fetch it now ({fetch_bytes})? [y/N]",
     "offer.question_packed": "Fetch it now? [y/{keys}/N]",
-    "offer.published": "  y: as published, {fetch_bytes} on disk{rate}",
-    "offer.packed": "  {answer}: packed to {precision} as it comes, {size_bytes} on disk{rate}:"
+    "offer.published": "  y: as published, {fetch_bytes} on disk, {rate}",
+    "offer.packed": "  {answer}: packed to {precision} as it comes, {size_bytes} on disk, {rate}:"
     " {quality}",
-    "offer.packed_best": "  {answer}: packed to {precision} as it comes, {size_bytes} on disk"
-    "{rate}: {quality} (best here)",
+    "offer.packed_best": "  {answer}: packed to {precision} as it comes, {size_bytes} on disk,"
+    " {rate}: {quality} (best here)",
     "offer.go_on": "Go on with it? {here_bytes} of {total_bytes} have come, {fetch_bytes} are still"
     " to come. [Y/n]",
     "pull.bar_total": "together",

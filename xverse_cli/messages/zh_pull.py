@@ -41,20 +41,22 @@ PULL_TEXTS: dict[str, str] = {
     "fit.on_gpu": "显存放得下",
     "fit.in_memory": "内存放得下",
     "fit.too_large": "超出内存：需不断读取磁盘，非常慢",
-    "fit.rate": "，约 {rate} 词元/秒",
+    "fit.rate": "约 {rate} 词元/秒",
+    "fit.rate_unknown": "速度未知",
+    "fit.with_rate": "{verdict}，速度：{rate}",
     "fit.advice": "本机最佳选择：--precision {precision}：{quality}。"
     "加 --delete-source 占用磁盘最少。",
     "fit.faster": "更快的选择：--precision {precision}：{quality}。",
-    "quality.bf16": "原始权重，不作改动",
-    "quality.int8": "舍入很小，回复几乎不变",
-    "quality.int4": "大小不到三分之一；舍入较大，回复会略有变化（docs/quantisation.md）",
+    "quality.published": "原始权重，不作改动",
+    "quality.light": "舍入很小，回复几乎不变",
+    "quality.strong": "大小不到三分之一；舍入较大，回复会略有变化（docs/quantisation.md）",
     "fit.nothing": "任何精度都超出本机的能力。演示模型在哪里都能运行：xverse chat --model demo",
     "offer.question": "现在下载（{fetch_bytes}）？[y/N]",
     "offer.question_packed": "现在下载？[y/{keys}/N]",
-    "offer.published": "  y：原样下载，磁盘占用 {fetch_bytes}{rate}",
-    "offer.packed": "  {answer}：边下载边打包为 {precision}，磁盘占用 {size_bytes}{rate}："
+    "offer.published": "  y：原样下载，磁盘占用 {fetch_bytes}，{rate}",
+    "offer.packed": "  {answer}：边下载边打包为 {precision}，磁盘占用 {size_bytes}，{rate}："
     "{quality}",
-    "offer.packed_best": "  {answer}：边下载边打包为 {precision}，磁盘占用 {size_bytes}{rate}："
+    "offer.packed_best": "  {answer}：边下载边打包为 {precision}，磁盘占用 {size_bytes}，{rate}："
     "{quality}（本机最佳）",
     "offer.go_on": "继续吗？{total_bytes} 中已完成 {here_bytes}，还需下载 {fetch_bytes}。[Y/n]",
     "pull.bar_total": "合计",

@@ -108,20 +108,22 @@ class _Packed:
     is_best: bool
 
     def line(self) -> str:
-        from xverse_cli.models.pull_report import quality
+        from xverse_cli.models.pull_report import quality, rate_text
 
         return text(
             "offer.packed_best" if self.is_best else "offer.packed",
             answer=self.key,
             precision=self.row.precision,
             size_bytes=self.row.weight_bytes,
-            rate=_rate(self.row),
+            rate=rate_text(self.row),
             quality=quality(self.row.precision),
         )
 
 
 def _choice(plan: PullPlan, wish: PullWish, host: Host) -> PullWish | None:
     """What the user wants of what suits this machine; ``None``: nothing."""
+    from xverse_cli.models.pull_report import rate_text
+
     streams = host.streams
     forms = () if wish.precision or plan.is_store else _packed_forms(plan)
     if not forms:
@@ -129,7 +131,7 @@ def _choice(plan: PullPlan, wish: PullWish, host: Host) -> PullWish | None:
         return wish if agreed else None
     assert plan.fit is not None
     published = plan.fit.rows[0]
-    streams.say(text("offer.published", fetch_bytes=plan.fetch_bytes, rate=_rate(published)))
+    streams.say(text("offer.published", fetch_bytes=plan.fetch_bytes, rate=rate_text(published)))
     for form in forms:
         streams.say(form.line())
     answers = {YES: YES_OR_NO[YES]}
@@ -152,7 +154,3 @@ def _packed_forms(plan: PullPlan) -> tuple[_Packed, ...]:
         return ()
     rows = [row for row in (fit.best, fit.faster) if row is not None and row != fit.rows[0]]
     return tuple(_Packed(row.precision[-1], row, row == fit.best) for row in rows)
-
-
-def _rate(row: FitRow) -> str:
-    return text("fit.rate", rate=f"{row.tokens_per_s:.3g}") if row.tokens_per_s else ""

@@ -10,6 +10,9 @@ from xverse_cli.models.pull_plan import PullPlan, free_bytes
 from xverse_cli.models.selection import is_weight_file
 from xverse_cli.render.moment import moment
 
+# What packing to a precision costs: docs/quantisation.md has the figures.
+_QUALITY = {"bf16": "quality.published", "int8": "quality.light", "int4": "quality.strong"}
+
 
 def plan_lines(plan: PullPlan, *, advice: bool = True) -> Iterator[str]:
     """What will be fetched, where to, whether it fits, and under which licence; with ``advice``
@@ -81,7 +84,7 @@ def fit_lines(fit: MachineFit) -> Iterator[str]:
             precision=row.precision.ljust(4),
             weights=size(row.weight_bytes).rjust(10),
             cache=size(row.cache_bytes),
-            verdict=text(_verdict(row)) + _rate(row),
+            verdict=_verdict(row),
         )
     if fit.best is None:
         yield text("fit.nothing")
@@ -97,14 +100,21 @@ def advice_lines(fit: MachineFit) -> Iterator[str]:
 
 def quality(precision: str) -> str:
     """What packing to a precision costs, in a few words."""
-    return text(f"quality.{precision}")
+    return text(_QUALITY[precision])
 
 
-def _rate(row: FitRow) -> str:
-    return text("fit.rate", rate=f"{row.tokens_per_s:.3g}") if row.tokens_per_s else ""
+def rate_text(row: FitRow) -> str:
+    """How fast it will be."""
+    if row.tokens_per_s is None:
+        return text("fit.rate_unknown")
+    return text("fit.rate", rate=f"{row.tokens_per_s:.3g}")
 
 
 def _verdict(row: FitRow) -> str:
     if row.fits_gpu:
-        return "fit.on_gpu"
-    return "fit.in_memory" if row.fits_memory else "fit.too_large"
+        verdict = text("fit.on_gpu")
+    else:
+        verdict = text("fit.in_memory") if row.fits_memory else text("fit.too_large")
+    if row.tokens_per_s is None:
+        return verdict
+    return text("fit.with_rate", verdict=verdict, rate=rate_text(row))
