@@ -206,3 +206,17 @@ def test_a_described_machine_needs_no_torch_device(repository: Path) -> None:
     whole = f"import sys; sys.path[:0] = {paths}\n{code}"
     done = subprocess.run([sys.executable, "-c", whole], capture_output=True, timeout=60)
     assert done.returncode == 0, done.stderr.decode()
+
+
+def test_the_cache_of_each_plan_and_the_faster_choice_are_shown(cli: Cli, cache: Path) -> None:
+    arguments = ("--model", DEFAULT_MODEL, "--gpu", "RTX 4060 8GB")
+    shown = cli("doctor", *arguments).stdout.decode()
+    rows = [line.split() for line in shown.splitlines() if line.startswith(("bf", "int"))]
+    assert [row[:2] for row in rows] == [["bf16", "int8"], ["int8", "int8"], ["int4", "int8"]]
+    assert "Or, faster: int4, " in shown
+    assert f"\n  xverse pull {DEFAULT_MODEL} --precision int4 --delete-source\n" in shown
+    told = cli("doctor", *arguments, "--json").json
+    assert (told["chosen"], told["faster"]) == ("int8", "int4")
+    assert "faster" not in cli("doctor", *arguments, "--precision", "int8").stdout.decode()
+    fast = cli("doctor", "--model", DEFAULT_MODEL, "--gpu", "4090", "--json").json
+    assert fast["faster"] is None  # it is at reading speed many times over
