@@ -18,8 +18,8 @@ _AGAIN = (
 )
 _CONVERT = (
     "Make again what is broken in it: xverse verify MODEL --repair. Or remove it, then make it"
-    " again: xverse rm MODEL --precision P, then xverse convert MODEL --precision P; or, without its"
-    " source, xverse pull MODEL --precision P --delete-source. xverse list names both."
+    " again: xverse rm MODEL --precision P, then xverse convert MODEL --precision P; or, without"
+    " its source, xverse pull MODEL --precision P --delete-source. xverse list names both."
 )
 _HELP = "The options: {command} --help"
 
