@@ -506,3 +506,24 @@ def test_a_repair_without_a_network_changes_nothing(cli: Cli, hub: HubServer, ho
     result = cli("verify", REPO, "--repair")
     assert (result.code, "cannot be reached" in result.stderr) == (3, True)
     assert blob.read_bytes() == b"[]"
+
+
+def test_a_blocked_hub_is_asked_once_and_a_busy_one_again(home: Path) -> None:
+    from xverse_cli.models.download.huggingface import TRIES, HuggingFace
+    from xverse_cli.models.download.patience import Patience
+    from xverse_cli.models.download.remote import UnreachableError
+
+    blocked = type("ConnectTimeout", (OSError,), {})  # as requests and httpx call it
+    asked: list[type[Exception]] = []
+
+    def failing(kind: type[Exception]) -> None:
+        def ask() -> None:
+            asked.append(kind)
+            raise kind("no answer")
+
+        with pytest.raises(UnreachableError):
+            HuggingFace(Patience(), sleep=lambda _: None)._patiently(ask, REPO, "main")
+
+    failing(blocked)
+    failing(ConnectionResetError)
+    assert asked == [blocked, *[ConnectionResetError] * TRIES]

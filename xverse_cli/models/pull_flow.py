@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Timer
 
 from xverse_cli.host import Host
 from xverse_cli.messages import text
@@ -32,6 +33,7 @@ from xverse_runtime.durable import NO_SPACE, NOT_WRITABLE
 from xverse_runtime.errors import ModelNotFoundError, ResourceError, UsageError
 
 MAIN = "main"
+SLOW_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,8 @@ def pull_model(wish: PullWish, host: Host) -> Pulled:
     watcher = HostWatcher(host)
     sources = chosen_sources(wish.source, host.environ, pull.PATIENCE)
     try:
-        route = Route(sources, repo, revision, watcher.note)
+        with _said_if_slow(wish, host):
+            route = Route(sources, repo, revision, watcher.note)
     except UnreachableError as error:
         if wish.must_reach:
             raise
@@ -123,6 +126,18 @@ def pull_model(wish: PullWish, host: Host) -> Pulled:
         plan.check_disk()
         _agree(wish, plan, host)
     return Pulled(_carry_out(wish, job, plan, watcher, host), plan)
+
+
+@contextmanager
+def _said_if_slow(wish: PullWish, host: Host) -> Iterator[None]:
+    """Say that an answer is waited for: where a source is blocked that takes half a minute."""
+    timer = Timer(SLOW_S, host.streams.say, [text("pull.asking", model=wish.model)])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _rates_wanted(wish: PullWish, job: Pull, host: Host) -> bool:
