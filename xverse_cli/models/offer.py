@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from xverse_cli.models.pull_plan import PullPlan
 
 _FETCHABLE = ("model.not_cached", "model.no_such_revision", "model.incomplete_download")
-_SMALLER = "s"  # the packed precision that suits this machine, whichever it is
 
 
 def find_or_fetch(settings: Settings, host: Host) -> FoundModel:
@@ -73,6 +73,8 @@ def _offer(missing: ModelNotFoundError, begun: str, settings: Settings, host: Ho
     try:
         plan = pull_model(wish, host).plan
     except XverseError as error:
+        if error.code == "pull.no_such_model":
+            raise  # the name is wrong, and how to fetch it no help
         streams.warn(error_text(error)[0])
         raise missing from None
     if plan is None:
@@ -83,7 +85,8 @@ def _offer(missing: ModelNotFoundError, begun: str, settings: Settings, host: Ho
     else:
         for line in plan_lines(plan, advice=False):
             streams.say(line)
-        wanted = _choice(plan, wish, host)
+        forms = _packed_forms(plan) if settings.precision == "auto" else ()
+        wanted = _choice(plan, forms, wish, host)
     if wanted is None:
         raise missing
     pull_model(replace(wanted, dry_run=False, told=True), host)
@@ -120,37 +123,39 @@ class _Packed:
         )
 
 
-def _choice(plan: PullPlan, wish: PullWish, host: Host) -> PullWish | None:
+def _choice(
+    plan: PullPlan, forms: Sequence[_Packed], wish: PullWish, host: Host
+) -> PullWish | None:
     """What the user wants of what suits this machine; ``None``: nothing."""
     from xverse_cli.models.pull_report import rate_text
 
     streams = host.streams
-    forms = () if wish.precision or plan.is_store else _packed_forms(plan)
     if not forms:
         agreed = streams.confirm(text("offer.question", fetch_bytes=plan.fetch_bytes))
         return wish if agreed else None
     assert plan.fit is not None
     published = plan.fit.rows[0]
-    streams.say(text("offer.published", fetch_bytes=plan.fetch_bytes, rate=rate_text(published)))
+    # the question would be none without its answers, even with -q
+    streams.error(text("offer.published", fetch_bytes=plan.fetch_bytes, rate=rate_text(published)))
     for form in forms:
-        streams.say(form.line())
+        streams.error(form.line())
     answers = {YES: YES_OR_NO[YES]}
     answers |= {form.key: (form.key, form.row.precision) for form in forms}
-    answers |= {NO: YES_OR_NO[NO], _SMALLER: (_SMALLER,)}
+    answers[NO] = YES_OR_NO[NO]
     keys = "/".join(form.key for form in forms)
     answer = streams.choose(text("offer.question_packed", keys=keys), answers, NO)
     if answer == NO:
         return None
     if answer == YES:
         return wish
-    chosen = next((form for form in forms if form.key == answer), forms[0])
+    chosen = next(form for form in forms if form.key == answer)
     return replace(wish, precision=chosen.row.precision, delete_source=True)
 
 
 def _packed_forms(plan: PullPlan) -> tuple[_Packed, ...]:
     """The packed forms worth choosing here, the one that suits best first."""
     fit = plan.fit
-    if fit is None:
+    if fit is None or plan.is_store:
         return ()
     rows = [row for row in (fit.best, fit.faster) if row is not None and row != fit.rows[0]]
     return tuple(_Packed(row.precision[-1], row, row == fit.best) for row in rows)

@@ -221,7 +221,7 @@ class Transfer:
                 self._tell_retry(file.file.name, reason, seconds)
             self._waits[file.file.name, part.index] = reason, time.monotonic() + seconds
             self._stop.wait(seconds)
-            del self._waits[file.file.name, part.index]
+            self._waits.pop((file.file.name, part.index), None)
 
     def _attempt(self, file: PartialFile, part: Part) -> None:
         direct = file.direct
