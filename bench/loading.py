@@ -1,0 +1,157 @@
+"""How fast a store's weights get from the disk, or from the page cache, to a device (Linux).
+
+    python -m bench.loading STORE [--rounds 5] [--files 6] [--link 20]
+
+No device is needed: the link is a fake one, either without any cost or of a set bandwidth. What the
+machine can do is measured in the same rounds, in turns: plain reads of the same files by one, two
+and four threads. Pages are dropped from the cache before each cold measurement, as far as the
+system follows the advice; a disk of a virtual machine may still have them in a cache outside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import mmap
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from bench.table import Report
+from tests.fake_link import FakeLink
+from xverse_runtime.mapped_files import MappedFiles, map_safetensors
+from xverse_runtime.upload import PIECE_BYTES, Uploader, reader_threads
+
+NO_COST = float("inf")
+OLD_BUFFER_BYTES = 64 * 2**20
+
+
+def drop(paths: list[Path]) -> None:
+    """Ask the system to forget the pages of files."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
+
+
+def plain_reads(paths: list[Path], threads: int) -> None:
+    """Read files piece by piece, each thread into a buffer of its own."""
+
+    def pieces() -> Iterator[tuple[int, int]]:
+        for descriptor, path in zip(descriptors, paths, strict=True):
+            for offset in range(0, path.stat().st_size, PIECE_BYTES):
+                yield descriptor, offset
+
+    def read() -> None:
+        buffer = mmap.mmap(-1, PIECE_BYTES)
+        while True:
+            with lock:
+                descriptor, offset = next(work, (None, 0))
+            if descriptor is None:
+                return
+            os.preadv(descriptor, [buffer], offset)
+
+    descriptors = [os.open(path, os.O_RDONLY) for path in paths]
+    work, lock = pieces(), threading.Lock()
+    readers = [threading.Thread(target=read) for _ in range(threads)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join()
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def through_mapping(paths: list[Path]) -> None:
+    """As loading was before: torch copies from the mapped file to one of two large buffers."""
+    buffers = [torch.zeros(OLD_BUFFER_BYTES, dtype=torch.uint8).fill_(0) for _ in range(2)]
+    turn = 0
+    for path in paths:
+        for tensor in map_safetensors(path, path.name).values():
+            for piece in torch.split(tensor.view(-1).view(torch.uint8), OLD_BUFFER_BYTES):
+                buffers[turn][: piece.numel()].copy_(piece)
+                turn = 1 - turn
+
+
+def pipeline(paths: list[Path], bandwidth: float) -> None:
+    """What loading does now, over a link of this bandwidth."""
+    with MappedFiles() as files:
+        tensors: list[Tensor] = []
+        for path in paths:
+            tensors += map_safetensors(path, path.name, files).values()
+        with Uploader(FakeLink(bandwidth, "meta"), files) as uploader:
+            for tensor in tensors:
+                uploader.to_device(tensor)
+            uploader.finish()
+
+
+def measure(report: Report, name: str, paths: list[Path], cold: bool, options: object) -> None:
+    """One table: all ways in turns, medians of the rounds."""
+    total = sum(path.stat().st_size for path in paths)
+    link = options.link * 1e9  # type: ignore[attr-defined]
+    ways: dict[str, Callable[[], None]] = {
+        f"plain reads, {threads} thread{'s' if threads > 1 else ''}": (
+            lambda threads=threads: plain_reads(paths, threads)  # type: ignore[misc]
+        )
+        for threads in (1, 2, 4)
+    }
+    plain = list(ways)
+    ways["through the mapping, as before"] = lambda: through_mapping(paths)
+    ways["loading, a link without cost"] = lambda: pipeline(paths, NO_COST)
+    rates: dict[str, list[float]] = {way: [] for way in ways}
+
+    def run(way: str, work: Callable[[], None]) -> None:
+        if cold:
+            drop(paths)
+        started = time.perf_counter()
+        work()
+        rates.setdefault(way, []).append(total / (time.perf_counter() - started))
+
+    rounds = options.rounds  # type: ignore[attr-defined]
+    for _ in range(rounds):
+        for way, work in ways.items():
+            run(way, work)
+    best = max(median(rates[way]) for way in plain)
+    paced = min(link, best / 2)
+    over_link = f"loading, a link of {paced / 1e9:.2f} GB/s"
+    for _ in range(rounds):
+        run(over_link, lambda: pipeline(paths, paced))
+    report.table(name, ["what", "GB/s", "from to", "share"])
+    for way, found in rates.items():
+        of, whole = ("the link", paced) if way == over_link else ("the best plain reads", best)
+        rate = median(found)
+        spread = f"{min(found) / 1e9:.2f} to {max(found) / 1e9:.2f}"
+        report.row(way, f"{rate / 1e9:.2f}", spread, f"{rate / whole:.0%} of {of}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("store", type=Path)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--files", type=int, default=6, help="layers to read")
+    parser.add_argument("--link", type=float, default=20.0, help="GB/s of the fake link, at most")
+    parser.add_argument("--warm-only", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(os.cpu_count() or 1)
+    paths = sorted(options.store.glob("layer-*.safetensors"))[: options.files]
+    total = sum(path.stat().st_size for path in paths)
+    report = Report("loading", Path("bench/results"), [])
+    report.say(
+        f"`python -m bench.loading`: {total / 1e9:.1f} GB of a store, {os.cpu_count()} cores,"
+        f" {reader_threads()} reading threads, buffers of {PIECE_BYTES >> 20} MiB;"
+        f" medians of {options.rounds} rounds, in turns. torch {torch.__version__}."
+    )
+    if not options.warm_only:
+        measure(report, "From the disk", paths, True, options)
+    plain_reads(paths, 1)
+    measure(report, "From the page cache", paths, False, options)
+    print(report.write())
+
+
+if __name__ == "__main__":
+    main()
