@@ -16,8 +16,9 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from statistics import median
 
 import torch
 from torch import Tensor
@@ -29,6 +30,16 @@ from xverse_runtime.upload import PIECE_BYTES, Uploader, reader_threads
 
 NO_COST = float("inf")
 OLD_BUFFER_BYTES = 64 * 2**20
+Ways = dict[str, Callable[[list[Path]], None]]
+
+
+@dataclass(frozen=True)
+class Options:
+    """``link``: GB/s of the fake link, at most."""
+
+    rounds: int
+    link: float
+    cold: bool
 
 
 def drop(paths: list[Path]) -> None:
@@ -90,43 +101,45 @@ def pipeline(paths: list[Path], bandwidth: float) -> None:
             uploader.finish()
 
 
-def measure(report: Report, name: str, paths: list[Path], cold: bool, options: object) -> None:
-    """One table: all ways in turns, medians of the rounds."""
-    total = sum(path.stat().st_size for path in paths)
-    link = options.link * 1e9  # type: ignore[attr-defined]
-    ways: dict[str, Callable[[], None]] = {
-        f"plain reads, {threads} thread{'s' if threads > 1 else ''}": (
-            lambda threads=threads: plain_reads(paths, threads)  # type: ignore[misc]
+def measure(report: Report, name: str, portions: list[list[Path]], options: Options) -> None:
+    """One table: all ways in turns on every portion; each rate is of all its portions together."""
+    plain: Ways = {
+        f"plain reads, {threads} thread{'s' if threads > 1 else ''}": partial(
+            plain_reads, threads=threads
         )
         for threads in (1, 2, 4)
     }
-    plain = list(ways)
-    ways["through the mapping, as before"] = lambda: through_mapping(paths)
-    ways["loading, a link without cost"] = lambda: pipeline(paths, NO_COST)
-    rates: dict[str, list[float]] = {way: [] for way in ways}
-
-    def run(way: str, work: Callable[[], None]) -> None:
-        if cold:
-            drop(paths)
-        started = time.perf_counter()
-        work()
-        rates.setdefault(way, []).append(total / (time.perf_counter() - started))
-
-    rounds = options.rounds  # type: ignore[attr-defined]
-    for _ in range(rounds):
-        for way, work in ways.items():
-            run(way, work)
-    best = max(median(rates[way]) for way in plain)
-    paced = min(link, best / 2)
+    ways: Ways = {
+        **plain,
+        "through the mapping, as before": through_mapping,
+        "loading, a link without cost": partial(pipeline, bandwidth=NO_COST),
+    }
+    times = in_turns(ways, portions, options)
+    total = sum(path.stat().st_size for paths in portions for path in paths) * options.rounds
+    best = max(total / sum(times[way]) for way in plain)
+    paced = min(options.link * 1e9, best / 2)
     over_link = f"loading, a link of {paced / 1e9:.2f} GB/s"
-    for _ in range(rounds):
-        run(over_link, lambda: pipeline(paths, paced))
-    report.table(name, ["what", "GB/s", "from to", "share"])
-    for way, found in rates.items():
+    times |= in_turns({over_link: partial(pipeline, bandwidth=paced)}, portions, options)
+    report.table(name, ["what", "GB/s", "share"])
+    for way, seconds in times.items():
         of, whole = ("the link", paced) if way == over_link else ("the best plain reads", best)
-        rate = median(found)
-        spread = f"{min(found) / 1e9:.2f} to {max(found) / 1e9:.2f}"
-        report.row(way, f"{rate / 1e9:.2f}", spread, f"{rate / whole:.0%} of {of}")
+        rate = total / sum(seconds)
+        report.row(way, f"{rate / 1e9:.2f}", f"{rate / whole:.0%} of {of}")
+
+
+def in_turns(ways: Ways, portions: list[list[Path]], options: Options) -> dict[str, list[float]]:
+    """Seconds of every way on every portion, in an order that changes, as machines have moods."""
+    times: dict[str, list[float]] = {way: [] for way in ways}
+    order = list(ways)
+    for paths in portions * options.rounds:
+        order.append(order.pop(0))
+        for way in order:
+            if options.cold:
+                drop(paths)
+            started = time.perf_counter()
+            ways[way](paths)
+            times[way].append(time.perf_counter() - started)
+    return times
 
 
 def main() -> None:
@@ -144,12 +157,13 @@ def main() -> None:
     report.say(
         f"`python -m bench.loading`: {total / 1e9:.1f} GB of a store, {os.cpu_count()} cores,"
         f" {reader_threads()} reading threads, buffers of {PIECE_BYTES >> 20} MiB;"
-        f" medians of {options.rounds} rounds, in turns. torch {torch.__version__}."
+        f" {options.rounds} rounds, in turns. torch {torch.__version__}."
     )
+    how = Options(options.rounds, options.link, cold=True)
     if not options.warm_only:
-        measure(report, "From the disk", paths, True, options)
+        measure(report, "From the disk", [[path] for path in paths], how)
     plain_reads(paths, 1)
-    measure(report, "From the page cache", paths, False, options)
+    measure(report, "From the page cache", [paths], replace(how, cold=False))
     print(report.write())
 
 

@@ -16,8 +16,9 @@ from torch import Tensor
 from xverse_runtime.link import Copy, Link
 from xverse_runtime.mapped_files import MappedFiles, fill
 
-# One thread copies 5 to 20 GB/s out of the page cache, a PCIe 5.0 link takes 55. Bench: loading.
-MOST_READERS = 8
+# A disk wants several requests at once; of the page cache one thread copies 5 to 20 GB/s, and a
+# PCIe 5.0 link takes 55. Pieces that stay in the processor's cache are faster: docs/loading.md.
+LEAST_READERS, MOST_READERS = 4, 8
 PIECE_BYTES = 4 * 2**20
 BUFFERS = 2  # of a reader: one is read into while the other one is sent
 MOST_WAITING = 256  # pieces: the reader's next one is there when it looks for it
@@ -44,7 +45,7 @@ class Uploader:
             link: to the device.
             files: what the tensors are parts of; others are read where they lie.
             on_loaded: told, by the calling thread, the bytes that are on their way or there.
-            readers: threads; by default as many as there are cores, up to 8.
+            readers: threads; by default as many as there are cores, 4 to 8.
             piece_bytes: of a staging buffer, of which each thread has two.
         """
         self.device = link.device
@@ -77,9 +78,11 @@ class Uploader:
             self._closed = True
             self._waiting.clear()
             self._work.notify_all()
-        for thread in self._threads:
-            thread.join()
-        self._link.close()
+        try:
+            for thread in self._threads:
+                thread.join()
+        finally:
+            self._link.close()
 
     def to_device(self, source: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """A copy of ``source`` on the device, converted there; to be used after `finish`."""
@@ -204,4 +207,4 @@ class Uploader:
 
 def reader_threads() -> int:
     """As many as help."""
-    return max(2, min(MOST_READERS, os.cpu_count() or 1))
+    return max(LEAST_READERS, min(MOST_READERS, os.cpu_count() or 1))

@@ -17,6 +17,7 @@ from xverse_runtime.checkpoint import read_checkpoint
 from xverse_runtime.config import ModelConfig
 from xverse_runtime.errors import IntegrityError
 from xverse_runtime.host_reader import HostReader, copy_each
+from xverse_runtime.loading import load_weights
 from xverse_runtime.mapped_files import MappedFiles
 from xverse_runtime.model_dir import ModelDirectory
 from xverse_runtime.offload.host_experts import HostExperts
@@ -117,3 +118,26 @@ def test_layers_are_pinned_from_files(tmp_path: Path, demo_dir: Path) -> None:
         with pytest.raises(IntegrityError, match="ends at"):
             unpinned.pin(FakeDevice(), 1 << 40, copy=reader.copy)
         assert unpinned.pinned_layers == 1
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_a_model_is_loaded_with_progress(published: bool, tmp_path: Path, demo_dir: Path) -> None:
+    """The whole way, as for a GPU: every file is read, and progress ends at the end."""
+    path = GOLDEN / "moe-safetensors"
+    if not published:
+        path = tmp_path / "store"
+        write_synthetic_store(TINY, path, PRESETS["int4"], demo_dir)
+    directory, told = ModelDirectory.open(path), []
+    config = ModelConfig.from_dir(directory)
+    with MappedFiles() as files:
+        loaded = load_weights(
+            directory, config, "auto", CPU, 64, told.append, kernels="triton", files=files
+        )
+        plain = load_weights(directory, config, "auto", CPU, 64, told.append, kernels="triton")
+    assert [one.done_bytes for one in told][-1] == told[-1].total_bytes
+    for one, other in zip(loaded.weights.layers, plain.weights.layers, strict=True):
+        assert isinstance(one.mlp, MoeWeights)
+        assert isinstance(other.mlp, MoeWeights)
+        assert isinstance(one.mlp.experts, ExpertBlocks)
+        assert isinstance(other.mlp.experts, ExpertBlocks)
+        assert torch.equal(one.mlp.experts.blocks, other.mlp.experts.blocks)

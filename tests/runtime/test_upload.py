@@ -287,7 +287,7 @@ def test_a_slow_link_is_kept_busy(tmp_path: Path) -> None:
 
 
 def test_readers_are_few() -> None:
-    assert 2 <= upload.reader_threads() <= upload.MOST_READERS
+    assert upload.LEAST_READERS <= upload.reader_threads() <= upload.MOST_READERS
 
 
 def test_host_memory_is_filled_from_files(shard: Path) -> None:
