@@ -35,7 +35,7 @@ def read_checkpoint(
 ) -> dict[str, Tensor]:
     """All tensors the model needs, by published name, in the published dtype, on the CPU.
 
-    ``files`` is told which of them are in which file, where they are safetensors.
+    ``files`` is told which of them are in which file.
 
     Raises:
         ModelNotFoundError: ``model.no_weights``.
@@ -170,7 +170,10 @@ def _read_file(
 ) -> dict[str, Tensor]:
     file = directory.file(name)
     if not name.endswith(".safetensors"):
-        return _read_bin(file, name)
+        tensors = _read_bin(file, name)
+        if files is not None:
+            files.note(file, name, tensors, _bin_offsets(file, tensors))
+        return tensors
     try:
         return map_safetensors(file, name, files)
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
@@ -197,6 +200,17 @@ def _read_bin(file: Path, name: str) -> dict[str, Tensor]:
         if value.device.type != "cpu":  # a meta tensor has no bytes to read
             raise _corrupt(name, TypeError(f"{key!r} holds no data"))
     return {key: value.detach() for key, value in state.items()}
+
+
+def _bin_offsets(file: Path, tensors: Collection[str]) -> dict[str, int]:
+    """Where storages begin in a file that `_read_bin` has read, if this torch tells it."""
+    meta = torch.load(file, map_location="meta", weights_only=True)
+    storages = {name: meta[name].untyped_storage() for name in tensors}
+    return {
+        name: storage._checkpoint_offset
+        for name, storage in storages.items()
+        if getattr(storage, "_checkpoint_offset", None) is not None
+    }
 
 
 def _check_tensors(

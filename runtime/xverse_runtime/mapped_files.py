@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -80,13 +81,16 @@ class MappedFiles:
         while self._descriptors:
             os.close(self._descriptors.pop())
 
-    def note(self, path: Path, name: str, tensors: dict[str, Tensor]) -> None:
-        """Remember where the tensors of a safetensors file are from.
+    def note(
+        self, path: Path, name: str, tensors: Mapping[str, Tensor], offsets: Mapping[str, int]
+    ) -> None:
+        """Remember where the tensors of a file are from.
 
         Args:
-            path: the file, whose header has been found sound.
+            path: the file.
             name: for messages.
-            tensors: all that it holds, each as it was read: a storage of its own, or a part of one.
+            tensors: views of it.
+            offsets: where each tensor's storage begins in it, of those of which that is known.
         """
         if not READS:
             return
@@ -94,11 +98,9 @@ class MappedFiles:
         self._descriptors.append(descriptor)
         if hasattr(os, "posix_fadvise"):  # not on macOS
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
-        offsets = _data_offsets(descriptor)
-        for key, tensor in tensors.items():
-            storage = tensor.untyped_storage()
-            first = offsets[key] - int(tensor.storage_offset()) * tensor.element_size()
-            self._origins[id(storage)] = _Origin(storage, descriptor, name, first)
+        for key, offset in offsets.items():
+            storage = tensors[key].untyped_storage()
+            self._origins[id(storage)] = _Origin(storage, descriptor, name, offset)
 
     def region(self, tensor: Tensor) -> FileRegion | None:
         """Where the bytes of a contiguous tensor are, if it is a part of one that was noted."""
@@ -124,7 +126,12 @@ def map_safetensors(path: Path, name: str, files: MappedFiles | None = None) -> 
     with safe_open(path, framework="pt", device="cpu") as shard:
         tensors = {key: shard.get_tensor(key) for key in shard.keys()}  # noqa: SIM118
     if files is not None:
-        files.note(path, name, tensors)
+        first = _data_offsets(path)
+        offsets = {
+            key: first[key] - int(tensor.storage_offset()) * tensor.element_size()
+            for key, tensor in tensors.items()
+        }
+        files.note(path, name, tensors, offsets)
     return tensors
 
 
@@ -149,10 +156,11 @@ def fill(memory: Tensor, source: Tensor, region: FileRegion | None) -> None:
     region.read_into(memoryview(raw).cast("B"))
 
 
-def _data_offsets(descriptor: int) -> dict[str, int]:
-    """Where each tensor of a safetensors file begins, from the file's first byte."""
-    size = int.from_bytes(os.pread(descriptor, 8, 0), "little")
-    header = json.loads(os.pread(descriptor, size, 8))
+def _data_offsets(path: Path) -> dict[str, int]:
+    """Where each tensor of a sound safetensors file begins, from the file's first byte."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
     return {
         key: 8 + size + entry["data_offsets"][0]
         for key, entry in header.items()

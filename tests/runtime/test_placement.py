@@ -18,7 +18,7 @@ from xverse_runtime.config import ModelConfig
 from xverse_runtime.errors import IntegrityError
 from xverse_runtime.host_reader import HostReader, copy_each
 from xverse_runtime.loading import load_weights
-from xverse_runtime.mapped_files import MappedFiles
+from xverse_runtime.mapped_files import MappedFiles, fill
 from xverse_runtime.model_dir import ModelDirectory
 from xverse_runtime.offload.host_experts import HostExperts
 from xverse_runtime.placement import place_weights
@@ -82,10 +82,17 @@ def test_a_store_arrives_whole(
 
 @pytest.mark.parametrize("name", ["moe-gqa", "moe-bin", "moe-safetensors"])
 def test_a_published_checkpoint_becomes_blocks(name: str) -> None:
+    """Read from its files, safetensors or pickled."""
     directory = ModelDirectory.open(GOLDEN / name)
     config = ModelConfig.from_dir(directory)
     with MappedFiles() as files:
         tensors = read_checkpoint(directory, config, files)
+        for tensor in tensors.values():
+            region = files.region(tensor)
+            assert region is not None
+            found = torch.frombuffer(bytearray(region.nbytes), dtype=torch.uint8)
+            fill(found, tensor, region)
+            assert torch.equal(found, tensor.view(-1).view(torch.uint8))
         wanted = assemble_weights(tensors, config, next(iter(tensors.values())).dtype, CPU)
         with Uploader(FakeLink(SLOW), files, readers=2, piece_bytes=1 << 16) as uploader:
             placed = place_weights(wanted, FP16, torch.float16, uploader)
