@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import mmap
 import os
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -144,11 +145,12 @@ def fastest(sizes: list[int], seconds: list[float]) -> float:
 
 
 def in_turns(ways: Ways, portions: list[list[Path]], options: Options) -> dict[str, list[float]]:
-    """Seconds of every way on every portion, in an order that changes, as machines have moods."""
+    """Seconds of every way on every portion, in a new order each time: machines have moods, and no
+    way shall always come after the same other one."""
     times: dict[str, list[float]] = {way: [] for way in ways}
-    order = list(ways)
+    order, rng = list(ways), random.Random(0)
     for paths in portions * options.rounds:
-        order.append(order.pop(0))
+        rng.shuffle(order)
         for way in order:
             if options.cold:
                 drop(paths)
