@@ -16,6 +16,7 @@ from xverse_runtime.fit import Fit, described, fit_model, select_kernels
 from xverse_runtime.generation import Prefill
 from xverse_runtime.kv_cache import KVCache, KVPool
 from xverse_runtime.loading import LoadedWeights, load_weights, published_name
+from xverse_runtime.mapped_files import MappedFiles
 from xverse_runtime.model import Decoder
 from xverse_runtime.model_dir import ModelDirectory
 from xverse_runtime.offload.offloaded_experts import ExpertOffload
@@ -111,10 +112,11 @@ class _Loading:
         fit, model, config, device = self.fit, self.model, self.config, self.fit.device
         packed, on_gpu = is_store(self.directory), device.type == "cuda"
         kernels = select_kernels(config, model, device, packed=packed)
-        loaded = self._weights(kernels)
-        threads = set_threads(config.threads, loaded.nbytes, device, kernels)
-        pool = KVPool(model, fit.context_length, loaded.cache_dtype, device)
-        offload = self._offload(loaded, kernels)
+        with MappedFiles() as files:
+            loaded = self._weights(kernels, files)
+            threads = set_threads(config.threads, loaded.nbytes, device, kernels)
+            pool = KVPool(model, fit.context_length, loaded.cache_dtype, device)
+            offload = self._offload(loaded, kernels, files)
         rotary = RotaryTable(model, fit.context_length, device)
         runners = None if offload is None else offload.runners
         decoder = Decoder(model, loaded.weights, kernels, rotary, runners)
@@ -145,7 +147,7 @@ class _Loading:
             ),
         )
 
-    def _weights(self, kernels: KernelBackend) -> LoadedWeights:
+    def _weights(self, kernels: KernelBackend, files: MappedFiles) -> LoadedWeights:
         return load_weights(
             self.directory,
             self.model,
@@ -156,9 +158,12 @@ class _Loading:
             kernels=kernels.name,
             offload=self.fit.offload is not None,
             kv=self.fit.kv(self.config),
+            files=files,
         )
 
-    def _offload(self, loaded: LoadedWeights, kernels: KernelBackend) -> ExpertOffload | None:
+    def _offload(
+        self, loaded: LoadedWeights, kernels: KernelBackend, files: MappedFiles
+    ) -> ExpertOffload | None:
         if self.fit.offload is None:
             return None
         queues = CudaQueues(self.fit.device)
@@ -169,6 +174,7 @@ class _Loading:
                 self.fit.offload,
                 queues,
                 kernels,
+                files=files,
                 threads=self.config.threads,
                 progress=self.progress,
                 on_adjustment=self.on_adjustment,

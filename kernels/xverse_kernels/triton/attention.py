@@ -20,7 +20,6 @@ from xverse_kernels.triton.launch import (
     padded,
     require_rows,
     triton_dtype,
-    triton_multiplies,
 )
 from xverse_kernels.triton.prefill_kernels import prefill_attention_kernel
 from xverse_kernels.triton.tiles import (
@@ -115,7 +114,15 @@ def attend_each(
 
 
 def attend_span(
-    qkv: Tensor, cos: Tensor, sin: Tensor, keys: Rows, values: Rows, sequence: int, past: int
+    qkv: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    keys: Rows,
+    values: Rows,
+    sequence: int,
+    past: int,
+    *,
+    by_torch: bool = False,
 ) -> Tensor:
     """T consecutive tokens of one sequence, ``past`` tokens after its start.
 
@@ -127,6 +134,7 @@ def attend_span(
         values: like keys.
         sequence: whose cache it is.
         past: cached tokens.
+        by_torch: let torch attend.
 
     Returns:
         [T, heads * head_dim].
@@ -149,7 +157,7 @@ def attend_span(
             "INT8": k.dtype == torch.int8,
         },
     )
-    if not triton_multiplies(qkv.device):
+    if by_torch:
         return torch_attention(q, keys, values, sequence, past)
     return prefill_attention(q, keys, values, sequence, past)
 

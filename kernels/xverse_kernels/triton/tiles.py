@@ -190,6 +190,15 @@ def gemv_tokens(bits: int) -> int:
     return 4 if bits > 8 else 8
 
 
-def experts_each_tokens(bits: int) -> int:
-    """Up to how many tokens every (token, slot) pair reads its expert by itself."""
-    return {32: 4, 16: 4, 8: 8, 4: 16}[bits]
+# Where torch multiplies, an expert's weights are written out dequantised and read again: counting
+# bytes, pairs that read for themselves are worth it for longer.
+EACH_TOKENS = {32: 4, 16: 4, 8: 8, 4: 16}
+EACH_TOKENS_BY_TORCH = {32: 8, 16: 8, 8: 32, 4: 64}
+
+
+def experts_each_tokens(bits: int, *, by_torch: bool = False) -> int:
+    """Up to how many tokens every (token, slot) pair reads its expert by itself.
+
+    ``by_torch``: more tokens go through torch's products instead of grouped ones.
+    """
+    return (EACH_TOKENS_BY_TORCH if by_torch else EACH_TOKENS)[bits]

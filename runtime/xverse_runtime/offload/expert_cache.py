@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from xverse_kernels.packing import ExpertBlocks
+from xverse_runtime.host_reader import Copies, copy_each
 from xverse_runtime.offload.coordinator import Coordinator
 from xverse_runtime.offload.costs import LinearCost
 from xverse_runtime.offload.expert_slots import ExpertSlots, Reservation
@@ -80,7 +81,11 @@ class ExpertCache:
         self._buffer: Tensor | None = None  # of the host, for what is not pinned
 
     def load(
-        self, keys: Iterable[Key], on_loaded: Callable[[int], None] = lambda _bytes: None
+        self,
+        keys: Iterable[Key],
+        on_loaded: Callable[[int], None] = lambda _bytes: None,
+        *,
+        copy: Copies = copy_each,
     ) -> None:
         """Bring the shared experts of all layers, and others as long as there are free slots.
 
@@ -89,6 +94,10 @@ class ExpertCache:
         Args:
             keys: experts to begin with, the most wanted first.
             on_loaded: told the bytes of each piece.
+            copy: fills the staging.
+
+        Raises:
+            IntegrityError: ``checkpoint.corrupt``: a file could not be read.
         """
         copies = [
             (block, row)
@@ -104,8 +113,7 @@ class ExpertCache:
             upload = last[half]
             if upload is not None:
                 upload.wait()
-            for place, (block, _) in enumerate(some):
-                buffers[half][place].copy_(block)
+            copy((block, buffers[half][place]) for place, (block, _) in enumerate(some))
             pieces = [(buffers[half][place], row) for place, (_, row) in enumerate(some)]
             last[half] = upload = self.device.upload(self.pool, pieces)
             on_loaded(upload.nbytes)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from xverse_kernels.packing import ExpertBlocks
+from xverse_runtime.host_reader import Copies, copy_each
 from xverse_runtime.offload.policy import Key
 from xverse_runtime.offload.transfer import OffloadDevice
 
@@ -60,6 +61,7 @@ class HostExperts:
         most_bytes: int,
         on_copied: Callable[[int], None] = lambda _bytes: None,
         *,
+        copy: Copies = copy_each,
         in_place: bool = False,
     ) -> None:
         """Copy layers into pinned memory, one after the other, until ``most_bytes`` are used or the
@@ -69,7 +71,11 @@ class HostExperts:
             device: what is to read them.
             most_bytes: limit.
             on_copied: told the bytes of each layer.
+            copy: makes the copies.
             in_place: the blocks are the program's own memory, and need no copy.
+
+        Raises:
+            IntegrityError: ``checkpoint.corrupt``: a file could not be read.
         """
         for layer in range(self.layers):
             if self._pinned[layer]:
@@ -77,11 +83,13 @@ class HostExperts:
             size = self.experts * self.layout.block_bytes
             if size > most_bytes:
                 return
-            own = self._blocks[layer][: self.experts]
-            try:
-                own = own if in_place else own.clone()
-            except (RuntimeError, MemoryError):  # torch says RuntimeError when malloc fails
-                return
+            mapped = own = self._blocks[layer][: self.experts]
+            if not in_place:
+                try:
+                    own = torch.empty_like(mapped)
+                except (RuntimeError, MemoryError):  # torch says RuntimeError when malloc fails
+                    return
+                copy([(mapped, own)])
             if not device.pin(own):
                 return
             self._blocks[layer], self._pinned[layer] = own, True

@@ -17,11 +17,12 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+from xverse_runtime.link import pin_pages, unpin_pages
 
 BlockCopy = tuple[Tensor, int]  # a block of the host, and the row of the pool that it goes to
 
@@ -126,13 +127,7 @@ class CudaQueues:
         return torch.zeros(shape, dtype=dtype).pin_memory()
 
     def pin(self, blocks: Tensor) -> bool:
-        # Registers pages that exist; torch's own pinned memory would round sizes up to powers of 2.
-        runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
-        result = runtime.cudaHostRegister(blocks.data_ptr(), blocks.nbytes, 0)
-        if int(result) != 0:
-            # CUDA keeps the error for whoever launches the next kernel: this one is to have it.
-            with suppress(RuntimeError):
-                torch.zeros(1, device=self._device)
+        if not pin_pages(blocks, self._device):
             return False
         self._pinned.append(blocks)
         return True
@@ -174,12 +169,8 @@ class CudaQueues:
 
 
 def _unregister(pinned: list[Tensor], device: torch.device) -> None:
-    """Before the memory goes: what is mapped in its place must not be taken for it."""
     torch.cuda.synchronize(device)
-    runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
-    for blocks in pinned:
-        runtime.cudaHostUnregister(blocks.data_ptr())
-    pinned.clear()
+    unpin_pages(pinned)
 
 
 class _CudaMark:

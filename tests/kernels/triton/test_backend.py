@@ -110,6 +110,7 @@ def test_linear(
 def test_linear_layers_and_experts_change_over_from_few_tokens_to_many(bits: int) -> None:
     assert 2 <= gemv_tokens(bits) <= 16
     assert 2 <= experts_each_tokens(bits) <= 16
+    assert experts_each_tokens(bits) <= experts_each_tokens(bits, by_torch=True) <= 64
 
 
 @pytest.mark.parametrize("past", [0, 6])
