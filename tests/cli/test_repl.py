@@ -12,6 +12,7 @@ from tests.cli.scripted_chat import Chat, Interrupted
 from xverse_cli.chat.commands import COMMANDS, as_message
 from xverse_cli.chat.conversation import Turn
 from xverse_cli.chat.slash import as_line
+from xverse_cli.messages import worded_in
 from xverse_runtime.errors import GenerationError
 from xverse_runtime.types import CancelFlag, GenerationChunk, SamplingParams
 
@@ -86,6 +87,20 @@ def test_unknown_commands_suggest_the_nearest() -> None:
     assert lines[4] == "There is no message to answer again."
     assert lines[5] == "/exit takes no argument."
     assert chat.engine.prompts == []
+
+
+def test_what_is_no_command_counts_as_failed_in_a_pipe(cli: Cli) -> None:
+    for line in ("/nothing", "/undo 7"):
+        result = cli("chat", stdin=f"{line}\n".encode())
+        assert result.code == 7, line
+
+
+def test_an_unknown_command_in_chinese() -> None:
+    with worded_in("zh"):
+        chat = Chat("/hlep", "/nix")
+    assert chat.stderr.splitlines()[::2] == [
+        *("未知命令：/hlep（是否想用 /help？）", "未知命令：/nix（/help 列出全部命令。）")
+    ]
 
 
 def test_retry_asks_the_same_again() -> None:

@@ -30,7 +30,7 @@ class Repl:
     Args:
         settings: with which models are loaded.
         models: gets other models than the runner's.
-        failed_turns: messages that got no reply because of an error.
+        failed_turns: inputs that got no answer because of an error.
     """
 
     def __init__(
@@ -88,6 +88,11 @@ class Repl:
     def say(self, line: str) -> None:
         """Tell the user something."""
         self.host.streams.error(line)
+
+    def misspelt(self, line: str) -> None:
+        """Say what is wrong with an input that was to be a command: it got no answer."""
+        self.failed_turns += 1
+        self.say(line)
 
     def leave(self) -> None:
         """End the chat after this command."""
@@ -202,7 +207,7 @@ class Repl:
             if self._warned and not isinstance(error, ClearedInput):
                 raise EOFError from None
             self._edited, self._warned = None, not isinstance(error, ClearedInput)
-            self.say(text("chat.how_to_leave"))
+            self.host.streams.say(text("chat.how_to_leave"))
 
     def _read(self) -> str:
         try:
