@@ -275,9 +275,7 @@ class WindowsLocks:
             del self.holders[byte]
 
 
-def test_a_session_is_locked_on_windows_too(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_session_is_locked_on_windows_too(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     locks = WindowsLocks()
     modules = {"msvcrt": locks}
     monkeypatch.setattr("xverse_cli.chat.sessions.journal._module", modules.get)
