@@ -11,8 +11,10 @@ from tests.cli.fake_engine import FakeEngine
 from tests.cli.scripted_chat import Chat, Interrupted
 from xverse_cli.chat.commands import COMMANDS, as_message
 from xverse_cli.chat.conversation import Turn
+from xverse_cli.chat.key_bindings import ClearedInput
 from xverse_cli.chat.slash import as_line
-from xverse_cli.messages import worded_in
+from xverse_cli.messages import text, worded_in
+from xverse_cli.streams import Streams
 from xverse_runtime.errors import GenerationError
 from xverse_runtime.types import CancelFlag, GenerationChunk, SamplingParams
 
@@ -118,6 +120,19 @@ def test_ctrl_c_at_the_prompt_goes_on() -> None:
     chat = Chat(KeyboardInterrupt, "hello")
     assert "Ctrl-D or type /exit" in chat.stderr
     assert chat.stdout == "Reply.\n"
+
+
+def test_ctrl_c_while_the_way_out_is_told_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+
+    def say(streams: Streams, line: str, *, level: int = 0) -> None:
+        said.append(line)
+        if len(said) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Streams, "say", say)
+    assert Chat(ClearedInput, "hello").stdout == "Reply.\n"
+    assert said == [text("chat.how_to_leave")] * 2
 
 
 def test_a_partial_reply_is_kept() -> None:

@@ -55,6 +55,7 @@ class Repl:
         self._edited: int | None = None  # the turn whose message is at the prompt to be changed
         self._leaving = False
         self._warned = False  # Ctrl-C was pressed at an empty prompt, and nothing else since
+        self._to_say = ""  # before the next prompt
         self._attempt = 0
 
     @property
@@ -198,6 +199,9 @@ class Repl:
 
     def _step(self) -> None:
         try:
+            if self._to_say:  # not where Ctrl-C is handled: there another one would end the chat
+                self.host.streams.say(self._to_say)
+                self._to_say = ""
             line = self._read()
             self._warned = False
             self._handle(line)
@@ -207,7 +211,7 @@ class Repl:
             if self._warned and not isinstance(error, ClearedInput):
                 raise EOFError from None
             self._edited, self._warned = None, not isinstance(error, ClearedInput)
-            self.host.streams.say(text("chat.how_to_leave"))
+            self._to_say = text("chat.how_to_leave")
 
     def _read(self) -> str:
         try:
