@@ -132,7 +132,7 @@ def test_ctrl_c_while_the_way_out_is_told_ends_nothing(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(Streams, "say", say)
     assert Chat(ClearedInput, "hello").stdout == "Reply.\n"
-    assert said == [text("chat.how_to_leave")] * 2
+    assert said[:2] == [text("chat.how_to_leave")] * 2
 
 
 def test_a_partial_reply_is_kept() -> None:
