@@ -114,6 +114,27 @@ def test_writing_goes_on_behind_a_line_that_was_cut_short() -> None:
     assert read_session(path).asked_for == "another"  # the first line that was added
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"[" * 100_000,
+        b'{"type": "undo", "turns": 1e999}',
+        b'{"type": "undo", "turns": -1}',
+        b'{"type": "session", "version": Infinity, "time": ""}',
+        b'{"type": "turn", "at": -1, "user": "x", "reply": "y", "interrupted": 0, "left_out": 0}',
+    ],
+)
+def test_a_line_that_makes_no_sense_is_damage(line: bytes) -> None:
+    writing = Writing()
+    writing.say("one", "A")
+    writing.recorder.close()
+    path = writing.recorder.path
+    path.write_bytes(path.read_bytes() + line + b"\n")
+    (saved,) = folder.saved_sessions()
+    assert saved.damaged == 1
+    assert saved.conversation == writing.conversation
+
+
 def test_damage_in_the_middle_costs_only_what_is_damaged() -> None:
     writing = Writing()
     for word in ("one", "two", "three"):
