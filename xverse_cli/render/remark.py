@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from typing import TextIO
 
 from rich.console import Console
@@ -30,5 +31,9 @@ def _fitted(line: str, width: int) -> list[str]:
     indent = start.end()
     if columns(line) <= width or width - indent < _NARROWEST:
         return [line]
-    first, *more = wrapped(line[indent:], width - indent)
+    words, room = line[indent:], width - indent
+    if words.isascii():  # a path or an option stays whole where it can
+        first, *more = textwrap.wrap(words, room, break_on_hyphens=False)
+    else:
+        first, *more = wrapped(words, room)
     return [start[0] + first, *(" " * indent + part for part in more)]
