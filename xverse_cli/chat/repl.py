@@ -31,7 +31,7 @@ class Repl:
     Args:
         settings: with which models are loaded.
         models: gets other models than the runner's.
-        failed_turns: messages that got no reply because of an error.
+        failed_turns: inputs that got no answer because of an error.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class Repl:
         self._edited: int | None = None  # the turn whose message is at the prompt to be changed
         self._leaving = False
         self._warned = False  # Ctrl-C was pressed at an empty prompt, and nothing else since
+        self._to_say = ""  # before the next prompt
         self._attempt = 0
 
     @property
@@ -89,6 +90,11 @@ class Repl:
     def say(self, line: str) -> None:
         """Tell the user something."""
         self.host.streams.error(line)
+
+    def misspelt(self, line: str) -> None:
+        """Say what is wrong with an input that was to be a command: it got no answer."""
+        self.failed_turns += 1
+        self.say(line)
 
     def leave(self) -> None:
         """End the chat after this command."""
@@ -194,6 +200,9 @@ class Repl:
 
     def _step(self) -> None:
         try:
+            if self._to_say:  # not where Ctrl-C is handled: there another one would end the chat
+                self.host.streams.say(self._to_say)
+                self._to_say = ""
             line = self._read()
             self._warned = False
             self._handle(line)
@@ -203,7 +212,7 @@ class Repl:
             if self._warned and not isinstance(error, ClearedInput):
                 raise EOFError from None
             self._edited, self._warned = None, not isinstance(error, ClearedInput)
-            self.say(text("chat.how_to_leave"))
+            self._to_say = text("chat.how_to_leave")
 
     def _read(self) -> str:
         try:

@@ -26,6 +26,7 @@ TEXTS: dict[str, str] = {
     "error.unexpected_hint": "This is a bug. XVERSE_DEBUG=1 shows where it happened.",
     "error.memory": "out of memory",
     "error.system": "{problem}: {place}",
+    "detail.original": "{words}",
     "interrupted": "Interrupted.",
     "ask.again": "That is none of the answers: {answers}.",
     "list.separator": ", ",

@@ -25,6 +25,7 @@ TEXTS: dict[str, str] = {
     "error.unexpected_hint": "这是程序的缺陷。设置 XVERSE_DEBUG=1 可查看出错位置。",
     "error.memory": "内存不足",
     "error.system": "{problem}：{place}",
+    "detail.original": "原文为“{words}”",
     "interrupted": "已中断。",
     "ask.again": "没有这个选项，请回答：{answers}。",
     "list.separator": "、",
