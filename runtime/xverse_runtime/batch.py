@@ -16,6 +16,7 @@ from xverse_runtime.device import GPU_WORKSPACE_BYTES, free_gpu_bytes, out_of_me
 from xverse_runtime.errors import GenerationError
 from xverse_runtime.generation import CancelledError, Prefill
 from xverse_runtime.kv_cache import KVCache, KVPool
+from xverse_runtime.memory_ladder import MemoryLadder
 from xverse_runtime.model import Decoder
 from xverse_runtime.reply import Reply
 from xverse_runtime.types import AdjustmentCallback, CancelFlag, Drawn, GenerationChunk
@@ -36,9 +37,16 @@ class Batch:
     """Runs replies; each has its own settings and ends by itself."""
 
     def __init__(
-        self, loop: DecodeLoop, pool: KVPool, prefill: Prefill, cancel: CancelFlag
+        self,
+        loop: DecodeLoop,
+        pool: KVPool,
+        prefill: Prefill,
+        cancel: CancelFlag,
+        ladder: MemoryLadder | None = None,
     ) -> None:
-        """As many at once as the pool has sequences; ``prefill`` with the loop's decoder."""
+        """As many at once as the pool has sequences; ``prefill`` with the loop's decoder, and with
+        the same ``ladder``: what is given up when the memory does not do."""
+        self._ladder = ladder or MemoryLadder()
         self._loop = loop
         self._pool = pool
         self._prefill = prefill
@@ -109,7 +117,7 @@ class Batch:
         if not active:
             return
         longest = max(one.position for one in active.values())
-        self._mailbox.post(self._loop.step(longest))
+        self._mailbox.post(self._ladder.attempt(lambda: self._loop.step(longest)))
         for one in active.values():
             one.position += 1
             one.computed += 1

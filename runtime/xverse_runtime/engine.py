@@ -62,6 +62,7 @@ class Engine:
         self._plan = parts.plan
         self._on_adjustment = on_adjustment
         self._prefill = parts.prefill
+        self._ladder = parts.ladder
         self._memory = parts.memory
         self._expert_load = parts.expert_load
         self._kept: KeptCaches | None = None
@@ -90,8 +91,8 @@ class Engine:
             model_name: what to call it; also tells chat models from base models.
             progress: told the bytes of weights loaded so far.
             on_adjustment: told what the engine does by itself when memory is short, now and
-                later: ``memory.smaller_context``, ``memory.smaller_chunk``,
-                ``memory.fewer_sequences``.
+                later: ``memory.smaller_chunk``, ``memory.smaller_context``,
+                ``memory.int8_cache``, ``offload.fewer_slots``, ``memory.fewer_sequences``.
 
         Raises:
             XverseError: of the kind that fits; nothing else for bad files or requests.
@@ -149,7 +150,7 @@ class Engine:
         """What is known now; the experts' load is that of the prompts so far."""
         kept = () if self._kept is None else (("kept", self._kept.nbytes),)
         return EngineStatistics(
-            memory=(*self._memory, *kept),
+            memory=(*self._memory, ("cache", self._cache.pool.nbytes), *kept),
             expert_load=self._expert_load.counts if self._expert_load else (),
         )
 
@@ -202,6 +203,7 @@ class Engine:
         self._check_prompt(prompt_ids)
         if self._running is not None:
             self._running.close()
+        self._restore()
         if self._kept is not None:
             self._kept.prepare(self._cache, prompt_ids)
         observed = self._decoder.observer is not None
@@ -216,6 +218,7 @@ class Engine:
             cancel=cancel or CancelFlag(),
             loop=None if observed else self._loop,
             lookup=lookup and self._use_lookup and not observed,
+            ladder=self._ladder,
         )
         self._running = generation.chunks()
         return self._running
@@ -261,6 +264,7 @@ class Engine:
             self._running.close()
         if not replies:
             return
+        self._restore()
         pool, loop = batch_parts(
             self._decoder,
             self._cache.pool.dtype,
@@ -272,10 +276,22 @@ class Engine:
         for reply in replies:
             if not loop.sampler.can_draw(reply.choice):
                 raise UsageError("batch.sampling", top_k=reply.params.top_k)
-        prefill = Prefill(self._decoder, self._prefill.chunk)
-        batch = Batch(loop, pool, prefill, cancel or CancelFlag())
+        prefill = Prefill(self._decoder, self._prefill.chunk, ladder=self._ladder)
+        batch = Batch(loop, pool, prefill, cancel or CancelFlag(), self._ladder)
+        with self._ladder.holding(pool, loop):
+            try:
+                yield from batch.run(replies)
+            except torch.OutOfMemoryError as error:
+                raise out_of_memory(self._decoder.device, error) from None
+
+    def _restore(self) -> None:
+        """Take memory for what was given up, if the last generation ended before that was done.
+
+        Raises:
+            ResourceError: ``memory.exhausted``.
+        """
         try:
-            yield from batch.run(replies)
+            self._ladder.attempt(lambda: None)
         except torch.OutOfMemoryError as error:
             raise out_of_memory(self._decoder.device, error) from None
 

@@ -208,6 +208,10 @@ TEXTS: dict[str, str] = {
     "memory.smaller_chunk": (
         "The GPU's memory is short: the prompt is computed {tokens} tokens at a time from now on."
     ),
+    "memory.int8_cache": (
+        "The GPU's memory is short: keys and values are kept in 8 bits from now on, in half the"
+        " memory; with --kv bf16 they stay as they are."
+    ),
     "memory.fewer_sequences": (
         "The GPU's memory is short: {sequences} replies at a time instead of more."
     ),

@@ -189,8 +189,8 @@ ERRORS: dict[str, tuple[str, str]] = {
         "Close other programs, choose a smaller --context, or try: --model demo",
     ),
     "memory.exhausted": (
-        "The memory of {device} is full: {free_bytes} free, {held_bytes} held by this program"
-        " ({detail}).",
+        "The memory of {device} is full: {needed_bytes} more were needed, {free_bytes} are free;"
+        " this program holds {held_bytes}, drivers and other programs {others_bytes} ({detail}).",
         "Close other programs that use it, or choose a smaller --context.",
     ),
     # Routing traces.

@@ -194,6 +194,8 @@ TEXTS: dict[str, str] = {
     "help.bench_rounds": "测量次数，通常为 3 次；显示中位数。",
     "memory.smaller_context": "上下文为 {context_length} 个词元，而不是 {wished}：显存放不下更多。",
     "memory.smaller_chunk": "显存紧张：此后每次只计算提示词的 {tokens} 个词元。",
+    "memory.int8_cache": "显存紧张：此后键和值以 8 位保存，只占一半显存；"
+    "使用 --kv bf16 可保持原样。",
     "memory.fewer_sequences": "显存紧张：同时只生成 {sequences} 个回复。",
     "offload.fewer_slots": "显存变得紧张：GPU 只容纳 {slots} 个专家，而不是 {wished} 个。",
     "offload.less_pinned": "系统只允许锁定 {layers} 层中 {pinned} 层的专家；"

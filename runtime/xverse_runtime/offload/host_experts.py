@@ -30,6 +30,7 @@ class HostExperts:
         self.layout = layers[0].layout
         self.experts = experts
         self._blocks = [layer.blocks for layer in layers]
+        self._shared = [layer.blocks[experts:] for layer in layers]
         self._pinned = [False] * len(layers)
 
     @property
@@ -52,8 +53,8 @@ class HostExperts:
         return self._pinned[layer]
 
     def shared(self, layer: int) -> Tensor:
-        """uint8 [shared experts, block_bytes], as mapped; asked for before `pin`."""
-        return self._blocks[layer][self.experts :]
+        """uint8 [shared experts, block_bytes], as mapped."""
+        return self._shared[layer]
 
     def pin(
         self,

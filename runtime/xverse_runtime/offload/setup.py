@@ -13,6 +13,7 @@ from xverse_kernels.packing import ExpertBlocks
 from xverse_runtime.config import ModelConfig
 from xverse_runtime.host_reader import HostReader
 from xverse_runtime.mapped_files import MappedFiles
+from xverse_runtime.memory_ladder import slot_step
 from xverse_runtime.offload.coordinator import Coordinator
 from xverse_runtime.offload.costs import LinearCost
 from xverse_runtime.offload.disk_watch import DiskWatch
@@ -25,12 +26,12 @@ from xverse_runtime.offload.offloaded_experts import ExpertOffload
 from xverse_runtime.offload.policy import Key, ScoreWindow
 from xverse_runtime.offload.scheduler import MissScheduler
 from xverse_runtime.offload.transfer import OffloadDevice
+from xverse_runtime.plan_places import LEAST_TOKENS
 from xverse_runtime.prediction import Placement, Prediction, predict
 from xverse_runtime.types import AdjustmentCallback, LoadProgress, ProgressCallback
 from xverse_runtime.weights import ModelWeights, MoeWeights
 
 MOST_FEW = 128  # a pass of more tokens would need large buffers for its parts
-LESS = 1 / 16  # of the slots, given up when the pool does not fit
 SPARE_CORES = 4  # from so many on one is left to the coordination and the driver
 
 
@@ -179,11 +180,12 @@ def _cache(
                 staged=staged,
                 shared=config.num_shared_experts,
                 dtype=dtype,
+                beside=placement.sizes.workspace(min(placement.prefill_chunk, LEAST_TOKENS)),
             )
         except torch.OutOfMemoryError:
             if slots == 0:
                 raise
-            slots = max(0, slots - max(1, int(wished * LESS)))
+            slots = max(0, slots - slot_step(wished))
             continue
         del held
         if slots < wished:

@@ -68,6 +68,9 @@ class OffloadDevice(Protocol):
             torch.OutOfMemoryError: there is not that much left.
         """
 
+    def free(self, memory: Tensor) -> None:
+        """Wait for everything, and give back what `empty` gave, whoever still refers to it."""
+
     def host_buffer(self, *shape: int, dtype: torch.dtype) -> Tensor:
         """Zeros on the host, in memory that both queues reach by themselves where possible."""
 
@@ -122,6 +125,11 @@ class CudaQueues:
 
     def empty(self, *shape: int, dtype: torch.dtype) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=self._device)
+
+    def free(self, memory: Tensor) -> None:
+        torch.cuda.synchronize(self._device)
+        memory.untyped_storage().resize_(0)
+        torch.cuda.empty_cache()
 
     def host_buffer(self, *shape: int, dtype: torch.dtype) -> Tensor:
         return torch.zeros(shape, dtype=dtype).pin_memory()
