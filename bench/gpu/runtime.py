@@ -9,7 +9,7 @@ from statistics import median
 import torch
 
 from bench.gpu.loading import measure_loading
-from bench.gpu.random_model import DTYPE, random_decoder
+from bench.gpu.random_model import random_decoder
 from bench.gpu.timing import read_bandwidth
 from bench.table import Report
 from xverse_kernels.types import TokenChoice
@@ -30,18 +30,21 @@ GREEDY = TokenChoice(0.0, 0, 1.0, 0.0, 1.0, 0)
 SAMPLED = TokenChoice(0.5, 30, 0.85, 0.0, 1.1, 0)
 
 
-def measure_runtime(report: Report, precisions: Sequence[str], layers: int) -> None:
-    """Decode, prefill, batches and a profile at each precision."""
+def measure_runtime(
+    report: Report, precisions: Sequence[str], layers: int, kv: str = "auto"
+) -> None:
+    """Decode, prefill, batches and a profile at each precision, with keys and values in ``kv``."""
     torch.manual_seed(0)
     bandwidth = read_bandwidth()
     report.say(f"Measured: {bandwidth / 1e9:.0f} GB/s read. {layers} layers of XVERSE-MoE-A4.2B.")
     for precision in precisions:
         parts = PRESETS[precision]
-        _measure(report, precision, parts, layers, bandwidth)
+        _measure(report, precision, parts, layers, bandwidth, kv)
         if precision == "int8":
             throughout = StorePrecision(experts="int8", attention="int8", head="int8")
-            _measure(report, "int8 throughout", throughout, layers, bandwidth, brief=True)
-    measure_loading(report)
+            _measure(report, "int8 throughout", throughout, layers, bandwidth, kv, brief=True)
+    if kv == "auto":  # what a cache is kept in does not matter to loading
+        measure_loading(report)
 
 
 def _measure(
@@ -50,15 +53,18 @@ def _measure(
     parts: StorePrecision,
     layers: int,
     bandwidth: float,
+    kv: str,
     brief: bool = False,
 ) -> None:
-    decoder, pool, config = random_decoder(parts, layers, CAPACITY)
+    decoder, pool, config = random_decoder(parts, layers, CAPACITY, kv)
+    dtype = pool.dtype
+    report.say(f"{name}: keys and values in {str(dtype).removeprefix('torch.')}.")
     weights = bytes_per_token(config, parts)
     report.table(f"{name}: decoding, one sequence", ["context", "tokens/s", "ms", "of bandwidth"])
     loop = _loop(decoder, pool, config, GREEDY)
     for context in CONTEXTS:
         seconds = decode_seconds(loop, context)
-        moved = weights + KVPool.bytes_needed(config, context, DTYPE)
+        moved = weights + KVPool.bytes_needed(config, context, dtype)
         report.row(
             f"{context}",
             f"{1 / seconds:.1f}",
@@ -72,7 +78,7 @@ def _measure(
     if not brief:
         _prefill(report, name, decoder, pool)
         del loop, pool
-        _batch(report, name, decoder, config)
+        _batch(report, name, decoder, config, dtype)
     del decoder
     torch.cuda.empty_cache()
 
@@ -122,10 +128,12 @@ def _prefill(report: Report, name: str, decoder: Decoder, pool: KVPool) -> None:
         report.row(f"{count}", f"{seconds * 1e3:.1f}", f"{count / seconds:.0f}")
 
 
-def _batch(report: Report, name: str, decoder: Decoder, config: ModelConfig) -> None:
+def _batch(
+    report: Report, name: str, decoder: Decoder, config: ModelConfig, dtype: torch.dtype
+) -> None:
     report.table(f"{name}: decoding, several sequences", ["sequences", "tokens/s", "ms"])
     for sequences in (1, BATCH):
-        pool = KVPool(config, 512, DTYPE, torch.device("cuda"), sequences)
+        pool = KVPool(config, 512, dtype, decoder.device, sequences)
         loop = _loop(decoder, pool, config, GREEDY)
         seconds = decode_seconds(loop, 100)
         report.row(f"{sequences}", f"{sequences / seconds:.1f}", f"{seconds * 1e3:.3f}")
