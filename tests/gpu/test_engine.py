@@ -95,6 +95,19 @@ def test_a_broken_off_reply_leaves_the_cache_usable() -> None:
         assert reply(engine, QUESTIONS[0]) == expected
 
 
+def test_a_prompt_in_small_pieces() -> None:
+    """As when memory is short: attention to what came before, from the second piece on."""
+    whole, pieces = load(device="cuda"), load(device="cuda", prefill_chunk=64)
+    question = " ".join(QUESTIONS * 12)
+    ids = whole.encode_chat([Message("user", question)])
+    assert len(ids) > 3 * 64
+    expected = whole._decoder.forward(ids, whole._cache).float()
+    found = pieces._prefill(ids, pieces._cache).float()
+    assert float((found - expected).norm() / expected.norm()) < 0.02
+    for one in QUESTIONS:
+        assert agreement(reply(pieces, one), reply(whole, one)) > 0.9
+
+
 def test_a_shorter_context_moves_the_cache_and_nothing_else() -> None:
     engine, plain = load(device="cuda"), load(device="cuda")
     ids = engine.encode_chat([Message("user", QUESTIONS[0])])

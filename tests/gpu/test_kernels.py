@@ -292,6 +292,33 @@ def test_decode_attention(backend, past: int, cache: torch.dtype) -> None:
     assert bool(torch.isfinite(newest).all())
 
 
+def test_a_batch_of_more_pairs_than_there_were_counters(backend) -> None:
+    """One for each token and head, and there were 65536."""
+    sequences, heads, past = 2200, 32, 300
+    assert sequences * heads > 1 << 16
+    keys, values = (
+        torch.randn(sequences, 1, past + 1, DIM, device="cuda", dtype=DTYPE) for _ in range(2)
+    )
+    angles = torch.rand(past + 1, DIM // 2, device="cuda") * 6
+    angles = torch.cat((angles, angles), dim=1)
+    rotary = Rotary(angles.cos(), angles.sin())
+    qkv = torch.randn(sequences, (heads + 2) * DIM, device="cuda", dtype=DTYPE)
+    each = torch.arange(sequences, device="cuda", dtype=torch.int32)
+    positions = torch.full_like(each, past)
+    found = backend.attend_each(qkv, rotary, keys, values, each, positions, past)
+    for place in (0, sequences // 2, sequences - 1):
+        alone = backend.attend_each(
+            qkv[place : place + 1].clone(),
+            rotary,
+            keys[place : place + 1].clone(),
+            values[place : place + 1].clone(),
+            each[:1],
+            positions[:1],
+            past,
+        )
+        assert torch.equal(found[place], alone[0])
+
+
 @pytest.mark.usefixtures("poisoned")
 @CACHES
 @pytest.mark.parametrize(("tokens", "past"), [(1, 0), (7, 0), (512, 0), (100, 1000), (1, 33)])

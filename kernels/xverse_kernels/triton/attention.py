@@ -91,7 +91,7 @@ def attend_each(
             v_scales,
             out,
             workspace.partials(tokens * heads * splits * (dim + 2)),
-            workspace.counters,
+            workspace.zeros(tokens * heads if splits > 1 else 0),
             capacity,
         ),
         {

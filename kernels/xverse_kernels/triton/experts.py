@@ -104,7 +104,7 @@ def route(
             logits,
             expert_ids,
             weights,
-            workspace.counters,
+            workspace.zeros(tokens),
             eps,
             RENORMALISE_EPS,
         ),
@@ -190,7 +190,7 @@ def down_each(
             residual,
             out,
             workspace.partials(tokens * tiles * splits * tile.rows),
-            workspace.counters,
+            workspace.zeros(tokens * tiles if splits > 1 else 0),
         ),
         {
             "SLOTS": slots,

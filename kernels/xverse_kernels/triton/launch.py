@@ -13,7 +13,8 @@ from triton import knobs
 from xverse_kernels.packing import ExpertBlocks, PackedMatrix
 from xverse_kernels.triton.tiles import MatrixUnit
 
-COUNTERS = 1 << 16
+COUNTERS = 1 << 16  # to begin with
+MOST_PROGRAMS = 65535  # along the second and third axis of a grid
 
 
 class Workspace:
@@ -27,6 +28,14 @@ class Workspace:
         self.counters = torch.zeros(COUNTERS, dtype=torch.int32, device=device)
         self._partials = torch.empty(1 << 20, dtype=torch.float32, device=device)
         self._outgrown: list[Tensor] = []
+
+    def zeros(self, count: int) -> Tensor:
+        """int32 [at least ``count``] counters, all zero between kernels. What was smaller stays, as
+        in `partials`."""
+        if self.counters.numel() < count:
+            self._outgrown.append(self.counters)
+            self.counters = torch.zeros(count, dtype=torch.int32, device=self.device)
+        return self.counters
 
     def partials(self, count: int) -> Tensor:
         """fp32 [at least ``count``]. What was smaller stays: graphs captured before write to it."""
@@ -148,7 +157,7 @@ class Launcher:
         """Launch.
 
         Args:
-            grid: programs along each axis.
+            grid: programs along each axis; at most MOST_PROGRAMS but for the first.
             args: tensors and numbers, in the kernel's order.
             constants: all of its constants, in the kernel's order.
             warps: of a program.
@@ -157,6 +166,11 @@ class Launcher:
                 compiler alone is told.
             pdl: programmatic dependent launch; the kernel has a constant of that name for it.
         """
+        for programs in grid[1:]:
+            if programs > MOST_PROGRAMS:
+                raise ValueError(
+                    f"a grid of {grid} programs: no GPU launches more than 65535 there"
+                )
         device = args[0].device
         key = (
             device.index,

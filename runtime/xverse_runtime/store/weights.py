@@ -90,7 +90,9 @@ class _Assembler:
     def model(self) -> ModelWeights:
         embedding = self._tensors[EMBEDDING]
         if self._config.tie_word_embeddings:
-            head: Tensor | PackedMatrix = embedding.to(self._matrix_dtype)
+            # one tensor, also where it has to be converted: devices then hold it once
+            embedding = embedding.to(self._matrix_dtype)
+            head: Tensor | PackedMatrix = embedding
         else:
             head = self._matrix(HEAD, self._layout.precision.head_form)
         return ModelWeights(
