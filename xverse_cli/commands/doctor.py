@@ -291,6 +291,7 @@ def _plan_object(plan: "MemoryPlan") -> dict[str, Any]:
         "experts_resident": placed.experts_resident,
         "prefill_chunk": placed.prefill_chunk,
         "workspace_bytes": placed.workspace,
+        "steps_bytes": placed.steps,
         "staging_bytes": placed.staging,
         "kv_bytes": placed.kv_bytes,
         "gpu_bytes": placed.gpu,

@@ -120,7 +120,7 @@ def system_notes(plan: MemoryPlan | None, host_total: int, kind: str | None = No
 
 
 def place_text(plan: MemoryPlan) -> str:
-    """Where a plan's experts are: ``GPU``, ``GPU, 20.0 of 64 experts a layer``, ``CPU``."""
+    """Where a plan's experts are: ``GPU``, ``GPU, 19.7 of 64 experts a layer``, ``CPU``."""
     placed = plan.placement
     if placed.device == "cpu":
         return text("doctor.on_cpu")

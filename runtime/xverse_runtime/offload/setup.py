@@ -26,12 +26,11 @@ from xverse_runtime.offload.offloaded_experts import ExpertOffload
 from xverse_runtime.offload.policy import Key, ScoreWindow
 from xverse_runtime.offload.scheduler import MissScheduler
 from xverse_runtime.offload.transfer import OffloadDevice
-from xverse_runtime.plan_places import LEAST_TOKENS
+from xverse_runtime.plan_places import LEAST_TOKENS, MOST_FEW
 from xverse_runtime.prediction import Placement, Prediction, predict
 from xverse_runtime.types import AdjustmentCallback, LoadProgress, ProgressCallback
 from xverse_runtime.weights import ModelWeights, MoeWeights
 
-MOST_FEW = 128  # a pass of more tokens would need large buffers for its parts
 SPARE_CORES = 4  # from so many on one is left to the coordination and the driver
 
 
@@ -171,8 +170,8 @@ def _cache(
         if slots < placement.sizes.routed_blocks:
             staged = max(1, staged)
         try:
-            # What prompts need stays free, also where less is left than was planned.
-            held = device.empty(placement.workspace, dtype=torch.uint8)
+            # What prompts and steps need stays free, also where less is left than was planned.
+            held = device.empty(placement.workspace + placement.steps, dtype=torch.uint8)
             cache = ExpertCache(
                 device,
                 host,
@@ -180,7 +179,8 @@ def _cache(
                 staged=staged,
                 shared=config.num_shared_experts,
                 dtype=dtype,
-                beside=placement.sizes.workspace(min(placement.prefill_chunk, LEAST_TOKENS)),
+                beside=placement.sizes.workspace(min(placement.prefill_chunk, LEAST_TOKENS))
+                + placement.sizes.steps(),  # captured anew
             )
         except torch.OutOfMemoryError:
             if slots == 0:

@@ -215,3 +215,11 @@ def test_without_triton_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_unknown_name_is_refused() -> None:
     with pytest.raises(BackendUnavailableError, match=r"cudnn: no such backend.*auto, reference"):
         select_backend("cudnn", CPU)
+
+
+def test_plans_count_the_scratch_memory() -> None:
+    from xverse_kernels.triton.launch import Workspace
+    from xverse_runtime.model_sizes import SCRATCH
+
+    space = Workspace(torch.device("cpu"))
+    assert space.counters.nbytes + space.partials(1).nbytes == SCRATCH
