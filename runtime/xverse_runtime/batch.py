@@ -159,6 +159,11 @@ class Batch:
         self._mailbox.clear()
 
 
+def batch_capacity(replies: Sequence[Reply]) -> int:
+    """Tokens that the longest of them may come to have."""
+    return max(reply.prompt_tokens + reply.limit for reply in replies)
+
+
 def batch_parts(
     decoder: Decoder,
     dtype: torch.dtype,
@@ -167,17 +172,19 @@ def batch_parts(
     *,
     use_graphs: bool,
     on_adjustment: AdjustmentCallback,
+    beside: int = GPU_WORKSPACE_BYTES,
 ) -> tuple[KVPool, DecodeLoop]:
-    """Caches of ``dtype`` for as many of ``sequences`` as fit, and a loop over them.
+    """Caches of ``dtype`` for as many of ``sequences`` as fit, and a loop over them; ``beside``
+    bytes of a GPU are left free.
 
     Raises:
         ResourceError: ``memory.exhausted``, when not even one fits.
     """
-    capacity = max(reply.prompt_tokens + reply.limit for reply in replies)
+    capacity = batch_capacity(replies)
     device = decoder.device
     wished = sequences
     if device.type == "cuda":
-        room = free_gpu_bytes(device) - GPU_WORKSPACE_BYTES
+        room = free_gpu_bytes(device) - beside
         fits = room // KVPool.bytes_needed(decoder.config, capacity, dtype)
         sequences = max(1, min(sequences, fits))
     if sequences < wished:

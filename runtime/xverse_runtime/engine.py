@@ -8,11 +8,9 @@ from pathlib import Path
 
 import torch
 
-from xverse_runtime.batch import Batch, batch_parts
+from xverse_runtime.batch import Batch, batch_capacity, batch_parts
 from xverse_runtime.config import EngineConfig, ModelConfig
-from xverse_runtime.device import (
-    out_of_memory,
-)
+from xverse_runtime.device import GPU_WORKSPACE_BYTES, out_of_memory
 from xverse_runtime.engine_parts import EngineParts, load_parts
 from xverse_runtime.errors import (
     ContextOverflowError,
@@ -21,7 +19,9 @@ from xverse_runtime.errors import (
 )
 from xverse_runtime.generation import Generation, Prefill
 from xverse_runtime.kept_caches import KeptCaches
+from xverse_runtime.kv_cache import KVPool
 from xverse_runtime.model_dir import ModelDirectory
+from xverse_runtime.offload.lending import lent_slots
 from xverse_runtime.offload.recorder import RoutingRecorder
 from xverse_runtime.offload.statistics import OffloadStatistics
 from xverse_runtime.prediction import Prediction
@@ -92,7 +92,8 @@ class Engine:
             progress: told the bytes of weights loaded so far.
             on_adjustment: told what the engine does by itself when memory is short, now and
                 later: ``memory.smaller_chunk``, ``memory.smaller_context``,
-                ``memory.int8_cache``, ``offload.fewer_slots``, ``memory.fewer_sequences``.
+                ``memory.int8_cache``, ``offload.fewer_slots``, ``memory.fewer_sequences``,
+                ``offload.lent_slots``.
 
         Raises:
             XverseError: of the kind that fits; nothing else for bad files or requests.
@@ -237,7 +238,8 @@ class Engine:
             prompts: ids of each prompt.
             params: for each prompt, or one for all; by default the model's own.
             cancel: breaks all of them off.
-            sequences: how many share a step; fewer, if the memory does not hold their caches.
+            sequences: how many share a step; fewer, if the memory does not hold their caches. A
+                GPU full of experts lends up to half of their slots for that, meanwhile.
 
         Yields:
             The number of a prompt and a chunk of its reply, as they come.
@@ -265,13 +267,32 @@ class Engine:
         if not replies:
             return
         self._restore()
+        sequences = min(sequences, len(replies))
+        offload, plan = self._offload, self._plan
+        if offload is None or plan is None:
+            yield from self._batch(replies, sequences, cancel)
+            return
+        beside, dtype = plan.placement.workspace, self._cache.pool.dtype
+        capacity = batch_capacity(replies)
+        caches = KVPool.bytes_needed(self._decoder.config, capacity, dtype, sequences)
+        with lent_slots(offload, caches, beside, self._on_adjustment, self._ladder):
+            yield from self._batch(replies, sequences, cancel, beside)
+
+    def _batch(
+        self,
+        replies: Sequence[Reply],
+        sequences: int,
+        cancel: CancelFlag | None,
+        beside: int = GPU_WORKSPACE_BYTES,
+    ) -> Generator[tuple[int, GenerationChunk], None, None]:
         pool, loop = batch_parts(
             self._decoder,
             self._cache.pool.dtype,
             replies,
-            min(sequences, len(replies)),
+            sequences,
             use_graphs=self._use_graphs and self._offload is None,
             on_adjustment=self._on_adjustment,
+            beside=beside,
         )
         for reply in replies:
             if not loop.sampler.can_draw(reply.choice):
@@ -283,6 +304,8 @@ class Engine:
                 yield from batch.run(replies)
             except torch.OutOfMemoryError as error:
                 raise out_of_memory(self._decoder.device, error) from None
+            finally:
+                pool.release()
 
     def _restore(self) -> None:
         """Take memory for what was given up, if the last generation ended before that was done.

@@ -95,6 +95,10 @@ class KVPool:
         self.capacity = capacity or self.capacity
         self.dtype = dtype or self.dtype
 
+    def release(self) -> None:
+        """Give all memory back for good, whoever still refers to the pool."""
+        self.keys, self.values, self._outside = [], [], []
+
     def come_back(self) -> None:
         """Take memory, and have the same keys and values as before, rounded if the format is new.
 

@@ -218,6 +218,10 @@ TEXTS: dict[str, str] = {
     "offload.fewer_slots": (
         "The GPU's memory got short: it holds {slots} experts instead of {wished}."
     ),
+    "offload.lent_slots": (
+        "Several replies at once need room on the GPU: until they are done it holds {slots} experts"
+        " instead of {wished}."
+    ),
     "offload.less_pinned": (
         "The system pins the experts of {pinned} of {layers} layers; the CPU computes the misses of"
         " the others."

@@ -198,6 +198,8 @@ TEXTS: dict[str, str] = {
     "使用 --kv bf16 可保持原样。",
     "memory.fewer_sequences": "显存紧张：同时只生成 {sequences} 个回复。",
     "offload.fewer_slots": "显存变得紧张：GPU 只容纳 {slots} 个专家，而不是 {wished} 个。",
+    "offload.lent_slots": "同时生成多个回复需要显存：完成之前 GPU 只容纳 {slots} 个专家，"
+    "而不是 {wished} 个。",
     "offload.less_pinned": "系统只允许锁定 {layers} 层中 {pinned} 层的专家；"
     "其余各层未命中的专家由 CPU 计算。",
     "offload.failed": "无法把专家分配到 GPU 和 CPU（{reason}）；全部由 CPU 计算。",

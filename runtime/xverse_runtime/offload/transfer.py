@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from xverse_runtime.device import free_gpu_bytes
 from xverse_runtime.link import pin_pages, unpin_pages
 
 BlockCopy = tuple[Tensor, int]  # a block of the host, and the row of the pool that it goes to
@@ -70,6 +71,9 @@ class OffloadDevice(Protocol):
 
     def free(self, memory: Tensor) -> None:
         """Wait for everything, and give back what `empty` gave, whoever still refers to it."""
+
+    def free_bytes(self) -> int:
+        """What `empty` can still give."""
 
     def host_buffer(self, *shape: int, dtype: torch.dtype) -> Tensor:
         """Zeros on the host, in memory that both queues reach by themselves where possible."""
@@ -130,6 +134,9 @@ class CudaQueues:
         torch.cuda.synchronize(self._device)
         memory.untyped_storage().resize_(0)
         torch.cuda.empty_cache()
+
+    def free_bytes(self) -> int:
+        return free_gpu_bytes(self._device)
 
     def host_buffer(self, *shape: int, dtype: torch.dtype) -> Tensor:
         return torch.zeros(shape, dtype=dtype).pin_memory()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,9 +22,11 @@ from tests.runtime.offload.test_offloaded_engine import (
     store,
     with_loop,
 )
+from xverse_runtime import batch
 from xverse_runtime.config import ModelConfig
 from xverse_runtime.engine import Engine
 from xverse_runtime.errors import ResourceError
+from xverse_runtime.kv_cache import KVPool
 
 __all__ = ["config", "load", "prompt", "store"]  # fixtures
 
@@ -206,3 +209,96 @@ def test_a_batch_gives_slots_back(
             device.leave_only(offload.cache.beside - 1)
     assert tokens == single
     assert {code for code, _ in told} == {"offload.fewer_slots"}
+
+
+class Occupied(KVPool):
+    """A pool on the fake device: its memory is of the same total."""
+
+    device: Crowded
+
+    def come_back(self) -> None:
+        if self.device.left < self.nbytes:
+            raise torch.OutOfMemoryError("fake memory is full")
+        super().come_back()
+        self.device.take(self.nbytes)
+
+    def release(self) -> None:
+        super().release()
+        self.device.take(-self.nbytes)
+
+
+@pytest.mark.parametrize(("context", "short"), [(64, 0), (64, 2), (150, 7)])
+def test_slots_are_lent_to_a_batch(
+    load: Load,
+    config: ModelConfig,
+    prompt: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    context: int,
+    short: int,
+) -> None:
+    """As many as its caches lack, or half of them; they are there again afterwards."""
+    device, before = Crowded(memory=MEMORY), all_slots(config) // 2
+    engine, _, told = load(before, device=device, kv="int8")
+    with_loop(engine, SecondHand())
+    offload = engine._offload
+    assert offload is not None
+    prompts = [prompt, prompt[:3], [5, 9, 200, 7]]
+    params = replace(GREEDY, max_new_tokens=context - len(prompt))
+    single = [reply(engine, ids, params) for ids in prompts]
+    block = offload.cache.host.layout.block_bytes
+    caches = KVPool.bytes_needed(config, context, torch.int8, 3)
+    monkeypatch.setattr(Occupied, "device", device, raising=False)
+    monkeypatch.setattr(batch, "KVPool", Occupied)
+    monkeypatch.setattr(offload.cache, "beside", 0)
+    device.leave_only(caches - short * block)
+    tokens: list[list[int]] = [[] for _ in prompts]
+    held: set[int] = set()
+    for number, chunk in engine.generate_batch(prompts, params, sequences=3):
+        tokens[number] += chunk.token_ids
+        held.add(offload.slots)
+    assert tokens == single
+    lent = min(short, before // 2)
+    assert held == {before - lent}
+    expected = [("offload.lent_slots", {"slots": before - lent, "wished": before})] if lent else []
+    if short > lent:  # more than half would have been needed
+        expected.append(("memory.fewer_sequences", {"sequences": 1}))
+    assert told == expected
+    assert (offload.slots, offload.are_here) == (before, True)
+    assert reply(engine, prompt, params) == single[0]
+
+
+def test_lent_slots_that_another_program_takes(
+    load: Load, config: ModelConfig, prompt: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batch is whole, and the session goes on with what is left."""
+    device, before = Crowded(memory=MEMORY), all_slots(config) // 2
+    engine, _, _ = load(before, device=device, kv="int8")
+    offload = engine._offload
+    assert offload is not None
+    expected = reply(engine, prompt)
+    monkeypatch.setattr(offload.cache, "beside", 0)
+    block = offload.cache.host.layout.block_bytes
+    device.leave_only(0)
+    for _ in engine.generate_batch([prompt, [7, 8]], GREEDY, sequences=2):
+        lent = before - offload.slots
+        device.leave_only(min(device.left, block - 1))
+    assert (offload.slots, offload.are_here) == (before - lent, True)
+    assert lent > 0
+    assert reply(engine, prompt) == expected
+
+
+def test_a_batch_that_is_broken_off_gives_slots_back(
+    load: Load, config: ModelConfig, prompt: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device, before = Crowded(memory=MEMORY), all_slots(config) // 2
+    engine, _, _ = load(before, device=device, kv="int8")
+    offload = engine._offload
+    assert offload is not None
+    reply(engine, prompt)
+    monkeypatch.setattr(offload.cache, "beside", 0)
+    device.leave_only(0)
+    chunks = engine.generate_batch([prompt, [7, 8]], GREEDY, sequences=2)
+    next(chunks)
+    assert offload.slots < before
+    chunks.close()
+    assert offload.slots == before
