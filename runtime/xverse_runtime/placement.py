@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from xverse_kernels.packing import ROWS, ExpertBlocks, ExpertLayout, PackedMatrix, WeightFormat
 from xverse_kernels.types import Projection, SwigluWeights
-from xverse_runtime.upload import Uploader
 from xverse_runtime.weights import (
     AttentionWeights,
     DenseWeights,
@@ -19,12 +19,39 @@ from xverse_runtime.weights import (
 )
 
 
+class Uploads(Protocol):
+    """What placing asks of `Uploader`."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def to_device(self, source: Tensor, dtype: torch.dtype | None = None) -> Tensor: ...
+
+    def copy(self, source: Tensor, target: Tensor) -> None: ...
+
+    def finish(self) -> None: ...
+
+
+class Shapes:
+    """`Uploads` that copies nothing, to a device without memory: what is placed are shapes."""
+
+    device = torch.device("meta")
+
+    def to_device(self, source: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        return torch.empty(source.shape, dtype=dtype or source.dtype, device=self.device)
+
+    def copy(self, source: Tensor, target: Tensor) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
+
+
 def place_weights(
     weights: ModelWeights,
     form: WeightFormat,
     dtype: torch.dtype,
-    device: torch.device,
-    on_loaded: Callable[[int], None] = lambda _bytes: None,
+    uploader: Uploads,
     *,
     offload: bool = False,
 ) -> ModelWeights:
@@ -34,19 +61,20 @@ def place_weights(
         weights: views of mapped files, plain or packed.
         form: float format of blocks made of plain experts; packed ones keep theirs.
         dtype: of the activations.
-        device: where to.
-        on_loaded: told the bytes copied.
+        uploader: to the device.
         offload: leave the embedding and the experts of mixtures where they are.
+
+    Raises:
+        IntegrityError: ``checkpoint.corrupt``: a file could not be read.
     """
-    placer = _Placer(Uploader(device, on_loaded), form, dtype, offload)
-    placed = placer.model(weights)
-    placer.uploader.finish()
+    placed = _Placer(uploader, form, dtype, offload).model(weights)
+    uploader.finish()
     return placed
 
 
 class _Placer:
     def __init__(
-        self, uploader: Uploader, form: WeightFormat, dtype: torch.dtype, offload: bool
+        self, uploader: Uploads, form: WeightFormat, dtype: torch.dtype, offload: bool
     ) -> None:
         self.uploader = uploader
         self._offload = offload
@@ -94,8 +122,7 @@ class _Placer:
         """Matrices of the same width, one below the other."""
         plain = [part for part in parts if isinstance(part, Tensor)]
         if plain:
-            whole = torch.cat(plain) if len(plain) > 1 else plain[0]
-            return self._tensor(whole)
+            return self._dense_matrix(plain)
         packed = [part for part in parts if isinstance(part, PackedMatrix)]
         # row blocks are packed one by one, so the bytes of whole blocks can be joined
         assert all(part.rows % ROWS == 0 for part in packed[:-1])
@@ -108,6 +135,15 @@ class _Placer:
             start += part.data.numel()
         rows = sum(part.rows for part in packed)
         return PackedMatrix(data, rows, packed[0].columns, packed[0].form)
+
+    def _dense_matrix(self, parts: Sequence[Tensor]) -> Tensor:
+        shape = sum(part.shape[0] for part in parts), parts[0].shape[1]
+        whole = torch.empty(shape, dtype=self._dtype, device=self.device)
+        start = 0
+        for part in parts:
+            self.uploader.copy(part, whole[start : start + part.shape[0]])
+            start += part.shape[0]
+        return whole
 
     @property
     def device(self) -> torch.device:
@@ -129,9 +165,7 @@ class _Placer:
             pairs = gate_up.view(width // ROWS, 2, ROWS, hidden)
             end = layout.gate_up_bytes + layout.down_bytes
             down = block[layout.gate_up_bytes : end].view(self._form.dtype).view(hidden, width)
-            parts = [self._tensor(part) for part in expert]
-            self.uploader.finish()
-            pairs[:, 0] = parts[0].view(width // ROWS, ROWS, hidden)
-            pairs[:, 1] = parts[1].view(width // ROWS, ROWS, hidden)
-            down.copy_(parts[2])
+            self.uploader.copy(expert.gate, pairs[:, 0])
+            self.uploader.copy(expert.up, pairs[:, 1])
+            self.uploader.copy(expert.down, down)
         return ExpertBlocks(blocks, layout, self._dtype)

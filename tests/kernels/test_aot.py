@@ -149,6 +149,10 @@ def test_every_tile_is_recorded(target: str, recorded: dict[str, list[Version]])
         for one in recorded[target]
         if one.kernel == "decode_attention_kernel"
     }
+    capability = TARGETS[target].capability
+    assert {one.registers for one in recorded[target] if one.registers} == {
+        tiles.attention_registers(capability)
+    }
     assert attention == {tiles.attention_tile(1 << n) for n in range(20)}
 
 
@@ -247,6 +251,28 @@ def test_budgets_can_be_broken(change: dict[str, object], complaint: str) -> Non
 )
 def test_packed_budgets_can_be_broken(change: dict[str, object], complaint: str) -> None:
     assert any(complaint in text for text in complaints([replace(GOOD_PACKED, **change)]))
+
+
+ATTENTION = Version(
+    "m", "decode_attention_kernel", (), (("DIM", 80), ("BLOCK", 32), ("INT8", True)), 2, 3, False
+)
+GOOD_ATTENTION = Build(
+    "sm_90", ATTENTION, registers=128, instructions=2600, loop=323, loop_half_loads=10
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({}, ""),
+        ({"registers": 145}, "145 registers"),
+        ({"loop": 329}, "4.11 instructions an element"),
+        ({"loop_half_loads": 9}, "0.00 instructions an element"),
+    ],
+)
+def test_budgets_of_attention(change: dict[str, object], complaint: str) -> None:
+    found = complaints([replace(GOOD_ATTENTION, **change)])
+    assert any(complaint in text for text in found) if complaint else found == []
 
 
 LISTING = """

@@ -186,13 +186,14 @@ def test_versions_are_what_tritons_own_launch_would_compile(target: str, tmp_pat
 
         config = ModelConfig.from_dict({**A4_2B, "num_hidden_layers": 1})
         weights = _weights(config, torch.bfloat16, INT4)
-        unit = Abilities("wgmma", multiplies=True, pdl=CAPABILITY >= 90)
+        unit = Abilities("wgmma", CAPABILITY)
         versions = kernel_versions(config, weights, Usage(torch.bfloat16, 8192, 2048, 8), unit)
         different = []
         for version in versions:
             kernel = getattr(importlib.import_module(version.module), version.kernel)
             args = [value(*one) for one in version.signature]
             options = {"launch_pdl": True} if version.pdl else {}
+            options |= {"maxnreg": version.registers} if version.registers else {}
             try:
                 kernel.run(*args, grid=(1,), warmup=True, **version.constant,
                            num_warps=version.warps, num_stages=version.stages, **options)

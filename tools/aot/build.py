@@ -59,6 +59,7 @@ def _cuda_counts(compiled: Any) -> dict[str, Any]:
         "tensor_memory": getattr(compiled.metadata, "tmem_size", None) or 0,
         "loop": len(loop),
         "loop_wide_loads": sass.count(sass.WIDE_LOAD, loop),
+        "loop_half_loads": sass.count(sass.HALF_LOAD, loop),
     }
 
 

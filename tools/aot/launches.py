@@ -36,7 +36,10 @@ def record(target: Target, dtype: torch.dtype, form: WeightFormat) -> list[Versi
     rotary = Rotary(*(torch.empty(CAPACITY, config.head_dim, device=META) for _ in range(2)))
     with recording(target.abilities) as found:
         decoder = Decoder(
-            config, _weights(config, dtype, form), TritonBackend(META), _Table(rotary)
+            config,
+            _weights(config, dtype, form),
+            TritonBackend(META, by_torch=False),
+            _Table(rotary),
         )
         for tokens, cache in product(TOKENS, (dtype, torch.int8)):
             pool = KVPool(config, CAPACITY, cache, META, tokens)

@@ -40,8 +40,7 @@ class Target:
         """What launchers choose versions by; imports the launchers."""
         from xverse_kernels.triton.launch import Abilities
 
-        multiplies = not self.is_cuda or self.capability >= 80
-        return Abilities(self.unit, multiplies=multiplies, pdl=self.pdl)
+        return Abilities(self.unit, self.capability)
 
     @property
     def pdl(self) -> bool:

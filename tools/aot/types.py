@@ -25,4 +25,5 @@ class Build:
     tensor_memory: int = 0  # columns
     loop: int = 0  # instructions of the main loop
     loop_wide_loads: int = 0
+    loop_half_loads: int = 0  # of 64 bits
     seconds: float = 0.0

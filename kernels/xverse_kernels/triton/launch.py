@@ -19,7 +19,8 @@ from xverse_kernels.packing import ExpertBlocks, PackedMatrix
 from xverse_kernels.triton.tiles import MatrixUnit
 from xverse_kernels.triton.versions import Version, compile_version
 
-COUNTERS = 1 << 16
+COUNTERS = 1 << 16  # to begin with
+MOST_PROGRAMS = 65535  # along the second and third axis of a grid
 TYPE_NAMES = {
     torch.bfloat16: "*bf16",
     torch.float16: "*fp16",
@@ -41,6 +42,14 @@ class Workspace:
         self.counters = torch.zeros(COUNTERS, dtype=torch.int32, device=device)
         self._partials = torch.empty(1 << 20, dtype=torch.float32, device=device)
         self._outgrown: list[Tensor] = []
+
+    def zeros(self, count: int) -> Tensor:
+        """int32 [at least ``count``] counters, all zero between kernels. What was smaller stays, as
+        in `partials`."""
+        if self.counters.numel() < count:
+            self._outgrown.append(self.counters)
+            self.counters = torch.zeros(count, dtype=torch.int32, device=self.device)
+        return self.counters
 
     def partials(self, count: int) -> Tensor:
         """fp32 [at least ``count``]. What was smaller stays: graphs captured before write to it."""
@@ -95,13 +104,21 @@ class Abilities:
 
     Args:
         unit: what multiplies matrices.
-        multiplies: whether Triton uses it; it does not before compute capability 8.0.
-        pdl: whether kernels can begin before the one before them has ended.
+        capability: 90 for compute capability 9.0; 0 without an NVIDIA GPU.
     """
 
     unit: MatrixUnit
-    multiplies: bool
-    pdl: bool
+    capability: int
+
+    @property
+    def multiplies(self) -> bool:
+        """Whether Triton uses the unit; it does not before 8.0."""
+        return not 0 < self.capability < 80
+
+    @property
+    def pdl(self) -> bool:
+        """Whether kernels can begin before the one before them has ended."""
+        return self.capability >= 90
 
 
 def abilities(device: torch.device) -> Abilities:
@@ -113,15 +130,15 @@ def abilities(device: torch.device) -> Abilities:
 def device_abilities(device: torch.device) -> Abilities:
     """Without a GPU as on an H100, but for the dependent launch."""
     if device.type != "cuda":
-        return Abilities("wgmma", multiplies=True, pdl=False)
+        return Abilities("wgmma", 0)
     if torch.version.hip is not None:
-        return Abilities("wmma", multiplies=True, pdl=False)
-    major, _ = torch.cuda.get_device_capability(device)
+        return Abilities("wmma", 0)
+    major, minor = torch.cuda.get_device_capability(device)
     if major == 9:
         unit: MatrixUnit = "wgmma"
     else:
         unit = "tcgen05" if major in (10, 11) else "mma"
-    return Abilities(unit, multiplies=major >= 8, pdl=major >= 9)
+    return Abilities(unit, 10 * major + minor)
 
 
 def padded(size: int) -> int:
@@ -211,18 +228,26 @@ class Launcher:
         *,
         warps: int = 4,
         stages: int = 3,
+        registers: int | None = None,
         pdl: bool = False,
     ) -> None:
         """Launch.
 
         Args:
-            grid: programs along each axis.
+            grid: programs along each axis; at most MOST_PROGRAMS but for the first.
             args: tensors and numbers, in the kernel's order.
             constants: all of its constants, in the kernel's order.
             warps: of a program.
             stages: of software pipelines.
+            registers: most of a thread, so that as many programs run at a time as planned; NVIDIA's
+                compiler alone is told.
             pdl: programmatic dependent launch; the kernel has a constant of that name for it.
         """
+        for programs in grid[1:]:
+            if programs > MOST_PROGRAMS:
+                raise ValueError(
+                    f"a grid of {grid} programs: no GPU launches more than 65535 there"
+                )
         device = args[0].device
         kinds = []  # one plain loop: this is most of what a launch costs here
         for arg in args:
@@ -233,7 +258,7 @@ class Launcher:
         key = (device.index, warps, stages, *constants.values(), *kinds)
         compiled = self._compiled.get(key)
         if compiled is None:
-            version = self.version(args, constants, warps, stages, pdl)
+            version = self.version(args, constants, warps, stages, pdl, registers)
             if device.type == "meta":
                 _recording.get().places.setdefault(version, Place(self, key[1:]))
                 return
@@ -249,7 +274,13 @@ class Launcher:
         self._compiled[key] = compiled
 
     def version(
-        self, args: tuple[Any, ...], constants: dict[str, Any], warps: int, stages: int, pdl: bool
+        self,
+        args: tuple[Any, ...],
+        constants: dict[str, Any],
+        warps: int,
+        stages: int,
+        pdl: bool,
+        registers: int | None,
     ) -> Version:
         """What a launch takes."""
         function, names = self._kernel.fn, self._kernel.arg_names
@@ -259,7 +290,13 @@ class Launcher:
             (name, type_name(name, arg, self._kernel))
             for name, arg in zip(names, args, strict=False)
         )
-        values = tuple(constants.items())
         return Version(
-            function.__module__, function.__name__, signature, values, warps, stages, pdl
+            function.__module__,
+            function.__name__,
+            signature,
+            tuple(constants.items()),
+            warps,
+            stages,
+            pdl,
+            registers,
         )

@@ -23,6 +23,7 @@ class Version:
     warps: int
     stages: int
     pdl: bool
+    registers: int | None = None  # most of a thread; of NVIDIA's compiler alone
 
     @property
     def constant(self) -> dict[str, Any]:
@@ -93,8 +94,11 @@ def _compile(source: Any, version: Version, target: Any) -> Any:
         "num_warps": version.warps,
         "num_stages": version.stages,
         "enable_fp_fusion": True,  # triton's default, which its environment variables change
-        # AMD's compiler does not know the option
+        # AMD's compiler does not know these options
         **({"launch_pdl": True} if version.pdl else {}),
+        **(
+            {"maxnreg": version.registers} if version.registers and target.backend == "cuda" else {}
+        ),
     }
     return triton.compile(
         source(

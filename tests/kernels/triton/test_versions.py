@@ -45,13 +45,13 @@ from xverse_runtime.store.synthetic import A4_2B
 from xverse_runtime.types import SamplingParams
 from xverse_runtime.weights import ModelWeights
 
-H100 = Abilities("wgmma", multiplies=True, pdl=True)
+H100 = Abilities("wgmma", 90)
 DEVICES = {
-    "sm_75": Abilities("mma", multiplies=False, pdl=False),
-    "sm_86": Abilities("mma", multiplies=True, pdl=False),
+    "sm_75": Abilities("mma", 75),
+    "sm_86": Abilities("mma", 86),
     "sm_90": H100,
-    "sm_100": Abilities("tcgen05", multiplies=True, pdl=True),
-    "gfx1100": Abilities("wmma", multiplies=True, pdl=False),
+    "sm_100": Abilities("tcgen05", 100),
+    "gfx1100": Abilities("wmma", 0),
 }
 CHUNK = 2048
 MACHINE: Machine = find_machine("RTX 4060 8GB")
@@ -113,8 +113,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Asked]:
             warps: int = 4,
             stages: int = 3,
             pdl: bool = False,
+            registers: int | None = None,
         ) -> None:
-            one = self.version(args, constants, warps, stages, pdl)
+            one = self.version(args, constants, warps, stages, pdl, registers)
             versions.add(one)
             if "TOP_K" in constants:
                 (ids,) = (arg for name, arg in zip(one.types, args, strict=True) if "ids" in name)
