@@ -106,6 +106,8 @@ class FakeDevice:
         self._to_host: list[tuple[int, Tensor, Tensor]] = []
         self._to_device: list[tuple[int, Tensor, Tensor]] = []
         self._reachable: list[Tensor] = []
+        self._touched: dict[int, int] = {}  # rows, and the last computation that needs them
+        self._reached = 0  # of what was asked for, the host knows that so much is over
         self.uploads = 0
 
     @property
@@ -149,16 +151,18 @@ class FakeDevice:
         return FakeMark(self, self._asked)
 
     def reading(self, rows: Iterable[int]) -> None:
-        self._asked += 1
-        self._must_be_still(rows, "read")
+        self._touch(list(rows), "read")
 
     def writing(self, rows: Iterable[int]) -> None:
-        self._asked += 1
-        self._must_be_still(rows, "written")
+        self._touch(list(rows), "written")
 
-    def upload(self, pool: Tensor, copies: Sequence[BlockCopy]) -> FakeUpload:
-        for block, _ in copies:
+    def upload(
+        self, pool: Tensor, copies: Sequence[BlockCopy], *, at_once: bool = False
+    ) -> FakeUpload:
+        for block, row in copies:
             self._must_reach(block)
+            if at_once and self._touched.get(row, 0) > self._reached:
+                raise HazardError(f"row {row} would be overwritten while it may still be needed")
         upload = FakeUpload(self, pool, copies, self._rng.randint(0, self._most_delay))
         rows = [row for _, row in copies]
         assert len(set(rows)) == len(rows)
@@ -195,6 +199,7 @@ class FakeDevice:
 
     def reach(self, place: int) -> None:
         """The host knows that the computations up to here are over."""
+        self._reached = max(self._reached, place)
         for _, source, as_asked in [one for one in self._to_device if one[0] <= place]:
             if not same_bytes(source, as_asked):
                 raise HazardError("a buffer was written while it was being copied to the device")
@@ -223,6 +228,11 @@ class FakeDevice:
             upload.pool[row].copy_(block)
         upload.arrived = True
         del self._uploads[0]
+
+    def _touch(self, rows: list[int], what: str) -> None:
+        self._asked += 1
+        self._must_be_still(rows, what)
+        self._touched.update(dict.fromkeys(rows, self._asked))
 
     def _must_be_still(self, rows: Iterable[int], what: str) -> None:
         coming = {row for upload in self._uploads for row in upload.rows}

@@ -23,12 +23,13 @@ from xverse_kernels.backend import KernelBackend
 from xverse_kernels.types import RoutedTokens
 from xverse_runtime.moe import ExpertRunner
 from xverse_runtime.offload.coordinator import Coordinator, Decision
-from xverse_runtime.offload.expert_cache import ExpertCache, TableRows
+from xverse_runtime.offload.expert_cache import ExpertCache
 from xverse_runtime.offload.modes import ModeChooser
 from xverse_runtime.offload.policy import Key
 from xverse_runtime.offload.prompt_pass import PromptPass
 from xverse_runtime.offload.scheduler import Split
 from xverse_runtime.offload.statistics import OffloadStatistics
+from xverse_runtime.offload.table_rows import TableRows
 from xverse_runtime.offload.token_buffers import TokenBuffers
 from xverse_runtime.offload.transfer import Mark, Upload
 
@@ -44,7 +45,7 @@ class Unfinished:
     layer: int
     ids: list[list[int]]
     logits: Tensor  # of the router, fp32 [T, E], on the host
-    staged: dict[Key, int]  # experts that crossed, and their rows
+    staged: dict[Key, int]  # experts that crossed or were sent ahead and used, and their rows
 
 
 class ExpertOffload:
@@ -95,6 +96,7 @@ class ExpertOffload:
         self._idle_s = 0.0
         self._left_at: float | None = None  # when the host was through with the layer before
         self._step_began: float | None = None
+        self._prefetched: int | None = None  # expert of the layer that hits are computed of
         self._observations: list[tuple[Split, float | None, Upload]] = []
 
     @property
@@ -130,13 +132,25 @@ class ExpertOffload:
         self.finish(rest)
         return x
 
-    def begin(self, routed: RoutedTokens) -> TokenBuffers:
-        """Send what a layer chose to the host. Only computations: can be captured."""
+    @property
+    def wants_guesses(self) -> bool:
+        """Whether guesses at the next layer's choice are of any use."""
+        return self.cache.can_prefetch
+
+    def begin(self, routed: RoutedTokens, guesses: Tensor | None = None) -> TokenBuffers:
+        """Send what a layer chose to the host. Only computations: can be captured.
+
+        Args:
+            routed: what the device chose.
+            guesses: ids [T, S] that the next layer's router gives for what there is by now.
+        """
         buffers, to_host = self._buffers_for(routed), self.cache.device.to_host
         to_host(routed.expert_ids, buffers.on_host.expert_ids)
         to_host(routed.weights.float(), buffers.on_host.weights)
         to_host(routed.normed.float(), buffers.on_host.normed)
         to_host(routed.logits, buffers.on_host.logits)
+        if guesses is not None:
+            to_host(guesses, buffers.guesses)
         return buffers
 
     def _buffers_for(self, routed: RoutedTokens) -> TokenBuffers:
@@ -152,18 +166,28 @@ class ExpertOffload:
 
     def prepare_hits(self, layer: int) -> None:
         """Bring the layer's table up to date."""
-        self.cache.table(layer)
+        if layer == 0:
+            self.rules.prefetch.forget()  # what a pass that was broken off had expected
+        self.cache.poll_ahead(self.rules)
+        self._prefetched = self.rules.prefetch.there(layer)
+        self.cache.table(layer, self._prefetched)
         if self.cache.device.checks:
             self.cache.device.reading(self.cache.resident_rows(layer))
 
     def launch_hits(self, layer: int, routed: RoutedTokens, buffers: TokenBuffers) -> None:
         """Compute the experts that the device has, by a table that is always in the same place.
         Only computations: can be captured."""
-        experts = self.cache.blocks(self.cache.table(layer))
+        experts = self.cache.blocks(self.cache.table(layer, self._prefetched))
         self._kernels.expert_parts(routed, experts, buffers.hits)
 
     def misses(
-        self, layer: int, routed: RoutedTokens, buffers: TokenBuffers, chosen: Mark
+        self,
+        layer: int,
+        routed: RoutedTokens,
+        buffers: TokenBuffers,
+        chosen: Mark,
+        *,
+        guessed: bool = False,
     ) -> Unfinished:
         """Divide the misses, and compute them: afterwards all parts are asked for.
 
@@ -172,6 +196,7 @@ class ExpertOffload:
             routed: what the device chose.
             buffers: from `begin`.
             chosen: behind what `begin` asked for.
+            guessed: whether that had guesses.
         """
         entered = perf_counter()
         chosen.wait()
@@ -186,6 +211,8 @@ class ExpertOffload:
         decision = self._decide(missing)
         begun = perf_counter()
         upload, rows = self._late(decision, routed, buffers)
+        if guessed:
+            self._expect(layer + 1, buffers, upload)
         cpu_s = self._compute(layer, decision.split, buffers)
         if upload is not None:
             self._observations.append((decision.split, cpu_s, upload))
@@ -197,6 +224,7 @@ class ExpertOffload:
         self._statistics.cpu_s += cpu_s or 0.0
         self._statistics.coordination_s += begun - waited
         staged = {key: rows[key[1]] for key in decision.split.now}
+        staged.update(self._used_prefetch(layer, used, decision))
         # A copy: the next layer's may be on their way before this one is finished with.
         return Unfinished(layer, ids, buffers.on_host.logits.clone(), staged)
 
@@ -210,6 +238,9 @@ class ExpertOffload:
         self._note(rest.layer, rest.ids, rest.logits.softmax(-1))
         for key, row in rest.staged.items():
             self.cache.keep(key, row, self.rules)
+        self.rules.leave(rest.layer, {expert for row in rest.ids for expert in row[: self._top_k]})
+        self.cache.poll_ahead(self.rules)
+        self._send_ahead()
         come = self.cache.poll(self.rules)
         if come is not None:
             self._statistics.background_bytes += come.nbytes
@@ -233,8 +264,29 @@ class ExpertOffload:
             link_busy_s=busy_s,
             idle_s=self._idle_s,
             coming_s=float("inf") if self.cache.is_filling else busy_s,
-            only=None if mode == "scheduled" else mode,
+            only=mode if mode in ("cpu", "link") else None,
         )
+
+    def _expect(self, layer: int, buffers: TokenBuffers, critical: Upload | None) -> None:
+        """Send one of the experts ahead that the next layer is likely to choose."""
+        guesses: list[int] = buffers.guesses[0, : self._top_k].tolist()
+        self.rules.expect(layer, guesses, send=self.modes.mode == "scheduled")
+        link = self.rules.scheduler.cost("link")
+        self._send_ahead(link.seconds(critical.nbytes) if critical is not None else 0.0)
+
+    def _send_ahead(self, after_s: float = 0.0) -> None:
+        if self.cache.send_ahead(self.rules, after_s) is not None:
+            self._statistics.prefetched += 1
+
+    def _used_prefetch(self, layer: int, used: Sequence[int], decision: Decision) -> dict[Key, int]:
+        """The expert that was sent ahead, and its row, if the device computed it."""
+        key, rules = self.rules.prefetch.guessed(layer), self.rules
+        if key is None or key[1] not in used or key in decision.split.cpu:
+            return {}
+        if not (rules.prefetch.is_there(key) or rules.prefetch.coming == key):
+            return {}
+        self._statistics.prefetched_used += 1
+        return {key: self.cache.prefetch_row(layer)}
 
     def _late(
         self, decision: Decision, routed: RoutedTokens, buffers: TokenBuffers
@@ -246,9 +298,8 @@ class ExpertOffload:
             return None, {}
         buffers.cross(something=True)
         rows: dict[int, int] = {}
-        if decision.awaited:
-            cache.await_upload()
-            rows.update((key[1], cache.slots.slot_of(key)) for key in decision.awaited)
+        for key in decision.awaited:
+            rows[key[1]] = cache.awaited_row(key, self.rules)
         upload = None
         if now:
             staged = [(key, cache.staging_row(0, place)) for place, key in enumerate(now)]

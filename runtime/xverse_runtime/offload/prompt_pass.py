@@ -10,8 +10,9 @@ from torch import Tensor
 from xverse_kernels.backend import KernelBackend
 from xverse_kernels.types import RoutedTokens
 from xverse_runtime.offload.coordinator import Coordinator
-from xverse_runtime.offload.expert_cache import ExpertCache, TableRows
+from xverse_runtime.offload.expert_cache import ExpertCache
 from xverse_runtime.offload.layer_stream import LayerStream
+from xverse_runtime.offload.table_rows import TableRows
 
 LAST_TOKENS = 16  # of a prompt: what they chose is likely to be chosen next
 

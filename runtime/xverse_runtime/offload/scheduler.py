@@ -25,6 +25,9 @@ MOST_LOST = 20  # by a trial, in times of the usual way; more is taken for an ac
 TRIAL_LAYERS = 64  # at least so many layers between two such trials
 MOST_APART = 8  # numbers of misses that are told apart for it
 MOST_CREDIT = 2.0  # background copies that can be saved up
+LEAST_RIGHT = 0.25  # share of guesses that prefetching needs; below it may cost more than it saves
+FIRST_RIGHT = 0.5  # taken for granted before any guess was judged
+GUESS_WEIGHT = 1 / 128  # of one guess in the share
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ class MissScheduler:
         # Several numbers have to be seen, or fixed and variable costs are not told apart.
         self._used: dict[tuple[Way, int], tuple[int, float]] = {}
         self._credit = 0.0
+        self._right = FIRST_RIGHT
 
     def cost(self, side: Literal["cpu", "link"], *, shared: bool = False) -> LinearCost:
         """The running estimate of a side, alone or while the other works too."""
@@ -152,6 +156,15 @@ class MissScheduler:
     def observe_background(self, seconds: float) -> None:
         """One expert crossed in the background while nothing else did."""
         self._costs["link", False].observe(self._expert_bytes, seconds)
+
+    @property
+    def prefetches(self) -> bool:
+        """Whether the next layer's experts are guessed well enough to be sent ahead."""
+        return self._right >= LEAST_RIGHT
+
+    def observe_guess(self, right: bool) -> None:
+        """An expert was expected, sent ahead or not; and then it was chosen, or not."""
+        self._right += GUESS_WEIGHT * (right - self._right)
 
     def _choose(self, count: int, link_busy_s: float) -> int:
         """How many cross now: the best, unless the last choice is nearly as good."""

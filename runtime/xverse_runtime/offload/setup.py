@@ -18,7 +18,7 @@ from xverse_runtime.offload.expert_cache import ExpertCache
 from xverse_runtime.offload.expert_slots import ExpertSlots
 from xverse_runtime.offload.host_experts import HostExperts
 from xverse_runtime.offload.machine import Machine
-from xverse_runtime.offload.modes import MODES, ModeChooser
+from xverse_runtime.offload.modes import MODES, MODES_WITH_PREFETCH, Mode, ModeChooser
 from xverse_runtime.offload.offloaded_experts import ExpertOffload
 from xverse_runtime.offload.policy import Key, ScoreWindow
 from xverse_runtime.offload.scheduler import MissScheduler
@@ -109,7 +109,7 @@ def build_offload(
         host_kernels(threads),
         top_k=config.top_k,
         most_few=most_few(placement, machine),
-        modes=ModeChooser(MODES if host.pinned_layers else ("scheduled",)),
+        modes=ModeChooser(_modes(cache)),
         on_step=DiskWatch(lambda: on_adjustment("offload.slow_disk", {})).step,
     )
 
@@ -182,6 +182,13 @@ def _cache(
         if slots < wished:
             on_adjustment("offload.fewer_slots", {"slots": slots, "wished": wished})
         return cache
+
+
+def _modes(cache: ExpertCache) -> tuple[Mode, ...]:
+    """The ways that there are to choose from."""
+    if not cache.host.pinned_layers:
+        return ("scheduled",)
+    return MODES_WITH_PREFETCH if cache.can_prefetch else MODES
 
 
 def _round_robin(config: ModelConfig) -> Iterator[Key]:

@@ -16,6 +16,8 @@ class OffloadStatistics:
         over_link: uploaded while the layer waited.
         critical_bytes: of those uploads.
         background_bytes: uploaded for later tokens.
+        prefetched: uploaded for the next layer before it had chosen.
+        prefetched_used: of those, chosen then and computed by the device.
         prompt_bytes: uploaded while prompts streamed through.
         choice_s: the host waited for the device to choose experts.
         cpu_s: the CPU computed experts.
@@ -29,6 +31,8 @@ class OffloadStatistics:
     over_link: int = 0
     critical_bytes: int = 0
     background_bytes: int = 0
+    prefetched: int = 0
+    prefetched_used: int = 0
     prompt_bytes: int = 0
     choice_s: float = 0.0
     cpu_s: float = 0.0

@@ -5,7 +5,8 @@ Everything that is asked for happens later, in the order of its queue, while the
 rules keep the bytes right, and they are kept here rather than by whoever asks:
 
 - An upload begins after all computations that were asked for before it: none of them can still be
-  reading the slot that it overwrites.
+  reading the slot that it overwrites. One `at_once` does not wait: the host has seen a mark behind
+  everything that reads or writes the rows it goes to.
 - A computation reads an uploaded slot only after `OffloadDevice.compute_after`, or when the host
   has seen the upload done.
 - The host reads what `to_host` brought only after a mark that was set behind it.
@@ -92,8 +93,9 @@ class OffloadDevice(Protocol):
     def writing(self, rows: Iterable[int]) -> None:
         """What is computed next writes these rows."""
 
-    def upload(self, pool: Tensor, copies: Sequence[BlockCopy]) -> Upload:
-        """Copy blocks into rows of the pool, after all computations so far."""
+    def upload(self, pool: Tensor, copies: Sequence[BlockCopy], *, at_once: bool = False) -> Upload:
+        """Copy blocks into rows of the pool, after all computations so far; ``at_once``: only after
+        the uploads so far."""
 
     def compute_after(self, upload: Upload) -> None:
         """Computations that are asked for from now on wait for an upload."""
@@ -154,10 +156,11 @@ class CudaQueues:
     def writing(self, rows: Iterable[int]) -> None:
         pass
 
-    def upload(self, pool: Tensor, copies: Sequence[BlockCopy]) -> Upload:
+    def upload(self, pool: Tensor, copies: Sequence[BlockCopy], *, at_once: bool = False) -> Upload:
         begun: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         done: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        self._copies.wait_stream(torch.cuda.current_stream(self._device))
+        if not at_once:
+            self._copies.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._copies):
             begun.record()
             for block, row in copies:
