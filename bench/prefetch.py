@@ -32,6 +32,8 @@ MACHINES = (
     "RTX 3060 12GB",
     "RTX 4070 12GB",
     "RTX 4060 Ti 16GB",
+    "RTX 3090 24GB",
+    "RTX 4090 24GB",
 )
 SHARES = (1.0, DEMO, CAREFUL, 0.35, 0.2)
 
@@ -73,6 +75,9 @@ def main() -> None:
         report.table(precision, ["machine", "no prefetch", *shares, sent])
         for name in MACHINES:
             without = simulated(name, precision, None, tokens)
+            if without.hit_rate == 1:
+                report.row(name, f"{without.tokens_per_s:.1f}, all resident")
+                continue
             cells, copies = [], ""
             for share in SHARES:
                 with_guesses = simulated(name, precision, share, tokens)

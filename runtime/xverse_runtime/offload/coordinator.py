@@ -143,14 +143,22 @@ class Coordinator:
         Args:
             layer: the next one.
             guesses: the most probable first.
-            send: whether one of them may be sent ahead if the scheduler is for it.
+            send: whether one of them may be sent ahead.
         """
         lacking = (
             key
             for key in self.missing(layer, guesses)
             if self._is_pinned(key) and not self.slots.is_coming(key)
         )
-        self.prefetch.expect(next(lacking, None), send=send and self.scheduler.prefetches)
+        self.prefetch.expect(next(lacking, None), send=send)
+
+    def begin_prefetch(self, layer_s: float) -> Key | None:
+        """What to send ahead now that the link is idle, to the place of its layer.
+
+        Args:
+            layer_s: from one layer's choice to the next.
+        """
+        return self.prefetch.begin() if self.scheduler.prefetches(layer_s) else None
 
     def leave(self, layer: int, experts: Collection[int]) -> None:
         """A layer is over, in which tokens went to these experts."""

@@ -170,11 +170,12 @@ class ExpertCache:
             self._ahead = None
             rules.prefetch.arrived()
 
-    def send_ahead(self, rules: Coordinator, after_s: float = 0.0) -> Upload | None:
+    def send_ahead(self, rules: Coordinator, layer_s: float, after_s: float = 0.0) -> Upload | None:
         """Begin to copy what the next layer is expected to choose, if the link is idle.
 
         Args:
             rules: say what.
+            layer_s: from one layer's choice to the next.
             after_s: how long the link is still busy with critical copies.
 
         Returns:
@@ -182,7 +183,7 @@ class ExpertCache:
         """
         if self._ahead is not None or not (self._coming is None or self._coming.is_done()):
             return None
-        key = rules.prefetch.begin()
+        key = rules.begin_prefetch(layer_s)
         if key is None:
             return None
         copies = [(self.host.block(key), self.prefetch_row(key[0]))]

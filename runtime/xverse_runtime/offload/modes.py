@@ -27,6 +27,7 @@ class ModeChooser:
     """Ask `mode` before a step, tell `took` after it."""
 
     def __init__(self, modes: tuple[Mode, ...] = MODES) -> None:
+        self.modes = modes
         self._times: dict[Mode, list[float]] = {mode: [] for mode in modes}
         self.best: Mode = modes[0]
         self.mode: Mode = modes[0]

@@ -35,7 +35,7 @@ from xverse_runtime.offload.transfer import Mark, Upload
 
 RUNNERS_UP = 6  # experts that the policy hears of beyond the chosen ones
 MOST_DECODED = 8  # tokens: what has more is a prompt, which other figures are about
-FOLLOWING = 0.1  # of the estimate of the link's idle time, a layer
+FOLLOWING = 0.1  # of the estimates of a layer's time and the link's idle time, a layer
 
 
 @dataclass
@@ -94,6 +94,8 @@ class ExpertOffload:
         self._cpu_table = torch.full((width,), -1, dtype=torch.int32)
         self._cpu_numbers = (ctypes.c_int32 * width).from_address(self._cpu_table.data_ptr())
         self._idle_s = 0.0
+        self._chosen_at = 0.0  # when the host heard of the last layer's choice
+        self._layer_s = 0.0  # from one choice to the next
         self._left_at: float | None = None  # when the host was through with the layer before
         self._step_began: float | None = None
         self._prefetched: int | None = None  # expert of the layer that hits are computed of
@@ -203,6 +205,9 @@ class ExpertOffload:
         waited = perf_counter()
         if layer == 0:
             self._step_began, self._left_at = waited, None
+        else:
+            self._layer_s += FOLLOWING * (waited - self._chosen_at - self._layer_s)
+        self._chosen_at = waited
         if self._left_at is not None:
             self._idle_s += FOLLOWING * (waited - self._left_at - self._idle_s)
         ids: list[list[int]] = buffers.on_host.expert_ids.tolist()
@@ -275,7 +280,7 @@ class ExpertOffload:
         self._send_ahead(link.seconds(critical.nbytes) if critical is not None else 0.0)
 
     def _send_ahead(self, after_s: float = 0.0) -> None:
-        if self.cache.send_ahead(self.rules, after_s) is not None:
+        if self.cache.send_ahead(self.rules, self._layer_s, after_s) is not None:
             self._statistics.prefetched += 1
 
     def _used_prefetch(self, layer: int, used: Sequence[int], decision: Decision) -> dict[Key, int]:

@@ -13,7 +13,7 @@ from xverse_runtime.offload.policy import Key
 PLACES = 3
 
 # One more router in each layer takes a percent of a token: too much where little is missed.
-MOST_RESIDENT = 0.85
+MOST_RESIDENT = 0.75
 
 
 class Prefetch:

@@ -25,8 +25,11 @@ MOST_LOST = 20  # by a trial, in times of the usual way; more is taken for an ac
 TRIAL_LAYERS = 64  # at least so many layers between two such trials
 MOST_APART = 8  # numbers of misses that are told apart for it
 MOST_CREDIT = 2.0  # background copies that can be saved up
-LEAST_RIGHT = 0.25  # share of guesses that prefetching needs; below it may cost more than it saves
+# Share of guesses that must be right to be worth copies. These take memory bandwidth from the CPU:
+# the more experts of a layer it computes, the more. Read off a simulation (docs/offload.md).
+LEAST_RIGHT, MORE_RIGHT, MOST_BUSY = 0.25, 0.15, 1.5
 FIRST_RIGHT = 0.5  # taken for granted before any guess was judged
+LONGEST = 1.5  # layers that a copy ahead may take
 GUESS_WEIGHT = 1 / 128  # of one guess in the share
 
 
@@ -75,6 +78,8 @@ class MissScheduler:
         self._used: dict[tuple[Way, int], tuple[int, float]] = {}
         self._credit = 0.0
         self._right = FIRST_RIGHT
+        self._on_cpu = 0.0  # experts of a layer, on average
+        self._now_on_cpu = 0  # of this layer
 
     def cost(self, side: Literal["cpu", "link"], *, shared: bool = False) -> LinearCost:
         """The running estimate of a side, alone or while the other works too."""
@@ -123,6 +128,7 @@ class MissScheduler:
         layer_s = self.seconds(count - crossing, crossing, link_busy_s)
         background = self._background(count - crossing, crossing, layer_s + idle_s, link_busy_s)
         on_cpu = tuple(misses[crossing:])
+        self._now_on_cpu = len(on_cpu)
         usual_s = None if tried is None else chosen_s
         return Split(on_cpu, tuple(misses[:crossing]), on_cpu[:background], usual_s)
 
@@ -157,14 +163,21 @@ class MissScheduler:
         """One expert crossed in the background while nothing else did."""
         self._costs["link", False].observe(self._expert_bytes, seconds)
 
-    @property
-    def prefetches(self) -> bool:
-        """Whether the next layer's experts are guessed well enough to be sent ahead."""
-        return self._right >= LEAST_RIGHT
+    def prefetches(self, layer_s: float) -> bool:
+        """Whether an expert that the next layer is expected to choose is worth a copy now.
+
+        Args:
+            layer_s: from one layer's choice to the next. A copy that takes much longer is in the
+                way of what later layers need.
+        """
+        least = LEAST_RIGHT + MORE_RIGHT * min(self._on_cpu, MOST_BUSY)
+        return self._right >= least and self.seconds(0, 1) <= LONGEST * layer_s
 
     def observe_guess(self, right: bool) -> None:
-        """An expert was expected, sent ahead or not; and then it was chosen, or not."""
+        """An expert was expected, sent ahead or not; and then its layer chose it, or not."""
         self._right += GUESS_WEIGHT * (right - self._right)
+        self._on_cpu += GUESS_WEIGHT * (self._now_on_cpu - self._on_cpu)
+        self._now_on_cpu = 0
 
     def _choose(self, count: int, link_busy_s: float) -> int:
         """How many cross now: the best, unless the last choice is nearly as good."""

@@ -137,6 +137,8 @@ class Simulation:
             book.fill(work.keys)
         self._counts = Counts()
         self._idle_s = 0.0
+        self._chosen_at = 0.0  # when the host heard of the last layer's choice
+        self._layer_s = 0.0  # from one choice to the next
         self._misses_over = 0.0  # when the last layer had all its experts
         self._cpu_works = 0
         self._coming: Signal | None = None  # of the background copy under way
@@ -190,6 +192,10 @@ class Simulation:
     ) -> Process:
         """What the host does about a layer, from the copy of the choice to its word to go on."""
         yield self.hardware.back.run(self.hardware.machine.copy_latency, f"choice {layer}")
+        if layer:
+            layer_s = self.hardware.clock.now - self._chosen_at
+            self._layer_s += (1 - FOLLOWING) * (layer_s - self._layer_s)
+        self._chosen_at = self.hardware.clock.now
         idle_s = self.hardware.clock.now - self._misses_over
         self._idle_s += (1 - FOLLOWING) * (idle_s - self._idle_s)
         decision = self.rules.decide(
@@ -293,7 +299,7 @@ class Simulation:
 
     def _next_upload(self) -> Copy | None:
         """For the link when it has nothing critical to do."""
-        ahead = self.rules.prefetch.begin()
+        ahead = self.rules.begin_prefetch(self._layer_s)
         if ahead is not None:
             copy = self._copy(ahead, f"{ahead[1]} ahead of layer {ahead[0]}", 1.0)
             self._coming = copy.arrived
