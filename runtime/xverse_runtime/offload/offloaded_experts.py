@@ -25,6 +25,7 @@ from xverse_runtime.moe import ExpertRunner
 from xverse_runtime.offload.coordinator import Coordinator, Decision
 from xverse_runtime.offload.expert_cache import ExpertCache
 from xverse_runtime.offload.modes import ModeChooser
+from xverse_runtime.offload.patience import Awaited, CpuWatch
 from xverse_runtime.offload.policy import Key
 from xverse_runtime.offload.prompt_pass import PromptPass
 from xverse_runtime.offload.scheduler import Split
@@ -62,6 +63,7 @@ class ExpertOffload:
         most_few: int,
         modes: ModeChooser | None = None,
         on_step: Callable[[], None] = lambda: None,
+        watch: CpuWatch | None = None,
     ) -> None:
         """
         Args:
@@ -73,6 +75,7 @@ class ExpertOffload:
             most_few: passes of more tokens stream the layers through.
             modes: which way to go, step by step; by default always the scheduler's.
             on_step: called after every pass of a few tokens.
+            watch: hears of the CPU's part.
         """
         self.cache = cache
         self.rules = rules
@@ -83,6 +86,7 @@ class ExpertOffload:
         self._host_kernels = host_kernels
         self._top_k = top_k
         self._on_step = on_step
+        self._watch = watch
         self._prompt = PromptPass(cache, rules, kernels, top_k, self._note)
         self._single: TokenBuffers | None = None
         self._several: TokenBuffers | None = None
@@ -93,6 +97,7 @@ class ExpertOffload:
         # to a tensor takes ten times as long.
         self._cpu_table = torch.full((width,), -1, dtype=torch.int32)
         self._cpu_numbers = (ctypes.c_int32 * width).from_address(self._cpu_table.data_ptr())
+        self._crossing = Awaited()  # what the last layer waits for
         self._idle_s = 0.0
         self._chosen_at = 0.0  # when the host heard of the last layer's choice
         self._layer_s = 0.0  # from one choice to the next
@@ -132,6 +137,8 @@ class ExpertOffload:
         rest = self.misses(layer, routed, buffers, chosen)
         x = self.total(x, buffers)
         self.finish(rest)
+        if layer == self.cache.host.layers - 1:
+            self.settle()
         return x
 
     @property
@@ -201,7 +208,8 @@ class ExpertOffload:
             guessed: whether that had guesses.
         """
         entered = perf_counter()
-        chosen.wait()
+        # What a layer waits for are the copies of the one before.
+        chosen.wait(self._crossing if layer and self._crossing.experts else Awaited(layer))
         waited = perf_counter()
         if layer == 0:
             self._step_began, self._left_at = waited, None
@@ -216,6 +224,7 @@ class ExpertOffload:
         decision = self._decide(missing)
         begun = perf_counter()
         upload, rows = self._late(decision, routed, buffers)
+        self._crossing = Awaited(layer, tuple(rows))
         if guessed:
             self._expect(layer + 1, buffers, upload)
         cpu_s = self._compute(layer, decision.split, buffers)
@@ -260,6 +269,11 @@ class ExpertOffload:
             self._on_step()
         self._left_at = perf_counter()
         self._statistics.coordination_s += self._left_at - started
+
+    def settle(self) -> None:
+        """The last layer's copies have come, if there were any; or an error names them."""
+        if self._crossing.experts:
+            self.cache.device.mark().wait(self._crossing)
 
     def _decide(self, missing: Sequence[Key]) -> Decision:
         mode = self.modes.mode
@@ -328,9 +342,13 @@ class ExpertOffload:
         for _, expert in split.cpu:
             numbers[expert] = expert
         blocks = self.cache.host.some(layer, self._cpu_table)
+        if self._watch is not None:
+            self._watch.begin(layer, [expert for _, expert in split.cpu])
         try:
             self._host_kernels.expert_parts(buffers.on_host, blocks, buffers.computed)
         finally:
+            if self._watch is not None:
+                self._watch.end()
             for _, expert in split.cpu:
                 numbers[expert] = -1
         self.cache.device.to_device(buffers.computed, buffers.from_host)

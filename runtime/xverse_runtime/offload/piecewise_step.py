@@ -94,3 +94,4 @@ class PiecewiseStep:
         pieces.end()
         if unfinished is not None:
             offload.finish(unfinished)
+        offload.settle()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,6 +20,7 @@ from xverse_runtime.offload.host_experts import HostExperts
 from xverse_runtime.offload.machine import Machine
 from xverse_runtime.offload.modes import MODES, MODES_WITH_PREFETCH, Mode, ModeChooser
 from xverse_runtime.offload.offloaded_experts import ExpertOffload
+from xverse_runtime.offload.patience import PATIENCE_S, CpuWatch
 from xverse_runtime.offload.policy import Key, ScoreWindow
 from xverse_runtime.offload.scheduler import MissScheduler
 from xverse_runtime.offload.transfer import OffloadDevice
@@ -69,7 +70,7 @@ def build_offload(
         in_place: pin the blocks where they lie: they are the program's own memory.
         progress: told the bytes of experts that are in their places.
         on_adjustment: told ``offload.fewer_slots``, ``offload.less_pinned`` and, later,
-            ``offload.slow_disk``.
+            ``offload.slow_disk`` and, from another thread, ``offload.stuck_cpu``.
 
     Raises:
         torch.OutOfMemoryError: not even a pool without slots fits.
@@ -94,6 +95,11 @@ def build_offload(
     if host.pinned_layers < min(wished, config.num_layers):
         facts = {"pinned": host.pinned_layers, "layers": config.num_layers}
         on_adjustment("offload.less_pinned", facts)
+
+    def told_stuck(layer: int, experts: Sequence[int]) -> None:
+        facts = {"layer": layer, "experts": ", ".join(map(str, experts))}
+        on_adjustment("offload.stuck_cpu", {**facts, "seconds": round(PATIENCE_S)})
+
     cpu = LinearCost(machine.copy_latency, machine.cpu_expert_bandwidth)
     link = LinearCost(machine.copy_latency, machine.link_to_gpu)
     rules = Coordinator(
@@ -110,6 +116,7 @@ def build_offload(
         top_k=config.top_k,
         most_few=most_few(placement, machine),
         modes=ModeChooser(_modes(cache)),
+        watch=CpuWatch(told_stuck),
         on_step=DiskWatch(lambda: on_adjustment("offload.slow_disk", {})).step,
     )
 

@@ -24,6 +24,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from xverse_runtime.offload.patience import Awaited, Patience, await_computations, await_upload
+
+NOTHING_NAMED = Awaited()
 BlockCopy = tuple[Tensor, int]  # a block of the host, and the row of the pool that it goes to
 
 
@@ -39,15 +42,27 @@ class Upload(Protocol):
     def seconds(self) -> float | None:
         """How long the link was at it, once done; ``None`` where that is not known."""
 
-    def wait(self) -> None:
-        """Let the host wait until it is done."""
+    def wait(self, awaited: Awaited = NOTHING_NAMED) -> None:
+        """Let the host wait until it is done.
+
+        Raises:
+            DeviceError: ``offload.stuck_upload``: half a minute was not enough.
+        """
 
 
 class Mark(Protocol):
     """A point in the queue of computations."""
 
-    def wait(self) -> None:
-        """Let the host wait until everything before it has been computed."""
+    def wait(self, awaited: Awaited = NOTHING_NAMED) -> None:
+        """Let the host wait until everything before it has been computed.
+
+        Args:
+            awaited: what an error is to name.
+
+        Raises:
+            DeviceError: ``offload.stuck_computations`` or ``offload.stuck_upload``: half a minute
+                was not enough.
+        """
 
 
 class OffloadDevice(Protocol):
@@ -110,8 +125,10 @@ class CudaQueues:
 
     checks = False
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, patience: Patience | None = None) -> None:
         self._device = device
+        self._patience = patience or Patience()
+        self._newest: _CudaUpload | None = None
         self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._pinned: list[Tensor] = []  # kept as long as they are registered
         self._close = weakref.finalize(self, _unregister, self._pinned, device)
@@ -148,7 +165,7 @@ class CudaQueues:
     def mark(self) -> Mark:
         event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record()
-        return _CudaMark(event)
+        return _CudaMark(event, self._patience, self._newest)
 
     def reading(self, rows: Iterable[int]) -> None:
         pass
@@ -166,7 +183,9 @@ class CudaQueues:
             for block, row in copies:
                 pool[row].copy_(block, non_blocking=True)
             done.record()
-        return _CudaUpload(begun, done, sum(block.nbytes for block, _ in copies))
+        nbytes = sum(block.nbytes for block, _ in copies)
+        self._newest = _CudaUpload(begun, done, nbytes, self._patience)
+        return self._newest
 
     def compute_after(self, upload: Upload) -> None:
         assert isinstance(upload, _CudaUpload)
@@ -186,16 +205,22 @@ def _unregister(pinned: list[Tensor], device: torch.device) -> None:
 
 
 class _CudaMark:
-    def __init__(self, event: Any) -> None:
+    def __init__(self, event: Any, patience: Patience, newest: _CudaUpload | None) -> None:
         self._event = event
+        self._patience = patience
+        self._newest = newest  # the last upload that could be waited for before it
 
-    def wait(self) -> None:
-        self._event.synchronize()
+    def wait(self, awaited: Awaited = NOTHING_NAMED) -> None:
+        newest = self._newest
+        await_computations(
+            self._patience, self._event.query, lambda: newest is None or newest.is_done(), awaited
+        )
 
 
 class _CudaUpload:
-    def __init__(self, begun: Any, done: Any, nbytes: int) -> None:
+    def __init__(self, begun: Any, done: Any, nbytes: int, patience: Patience) -> None:
         self._begun = begun
+        self._patience = patience
         self.done = done
         self.nbytes = nbytes
 
@@ -205,5 +230,5 @@ class _CudaUpload:
     def seconds(self) -> float | None:
         return float(self._begun.elapsed_time(self.done)) / 1000
 
-    def wait(self) -> None:
-        self.done.synchronize()
+    def wait(self, awaited: Awaited = NOTHING_NAMED) -> None:
+        await_upload(self._patience, self.is_done, awaited)
