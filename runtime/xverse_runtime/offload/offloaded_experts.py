@@ -220,7 +220,8 @@ class ExpertOffload:
             self._idle_s += FOLLOWING * (waited - self._left_at - self._idle_s)
         ids: list[list[int]] = buffers.on_host.expert_ids.tolist()
         used = [expert for row in ids for expert in row[: self._top_k]]
-        missing = self.rules.missing(layer, used)
+        missing = self.rules.missing(layer, used)  # as the table has it that hits are computed by
+        self.cache.poll_ahead(self.rules)
         decision = self._decide(missing)
         begun = perf_counter()
         upload, rows = self._late(decision, routed, buffers)
