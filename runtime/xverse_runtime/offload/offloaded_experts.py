@@ -29,6 +29,7 @@ from xverse_runtime.offload.patience import Awaited, CpuWatch
 from xverse_runtime.offload.policy import Key
 from xverse_runtime.offload.prompt_pass import PromptPass
 from xverse_runtime.offload.scheduler import Split
+from xverse_runtime.offload.sending_ahead import SendingAhead
 from xverse_runtime.offload.statistics import OffloadStatistics
 from xverse_runtime.offload.table_rows import TableRows
 from xverse_runtime.offload.token_buffers import TokenBuffers
@@ -82,6 +83,7 @@ class ExpertOffload:
         self.modes = modes or ModeChooser(("scheduled",))
         self.most_few = most_few
         self._statistics = OffloadStatistics()
+        self._ahead = SendingAhead(cache, rules, self.modes, self._statistics)
         self._kernels = kernels
         self._host_kernels = host_kernels
         self._top_k = top_k
@@ -227,19 +229,22 @@ class ExpertOffload:
         upload, rows = self._late(decision, routed, buffers)
         self._crossing = Awaited(layer, tuple(rows))
         if guessed:
-            self._expect(layer + 1, buffers, upload)
+            guesses: list[int] = buffers.guesses[0, : self._top_k].tolist()
+            link = self.rules.scheduler.cost("link")
+            busy_s = 0.0 if upload is None else link.seconds(upload.nbytes)
+            self._ahead.expect(layer + 1, guesses, self._layer_s, busy_s)
         cpu_s = self._compute(layer, decision.split, buffers)
         if upload is not None:
             self._observations.append((decision.split, cpu_s, upload))
         elif cpu_s is not None:
             self.rules.scheduler.observe(decision.split, cpu_s=cpu_s)
         if len(ids) <= MOST_DECODED:
-            self._count(layer, len(ids), used, missing, decision)
+            self._statistics.count(layer, len(ids), used, missing, decision)
         self._statistics.choice_s += waited - entered
         self._statistics.cpu_s += cpu_s or 0.0
         self._statistics.coordination_s += begun - waited
         staged = {key: rows[key[1]] for key in decision.split.now}
-        staged.update(self._used_prefetch(layer, used, decision))
+        staged.update(self._ahead.used(layer, used, decision))
         # A copy: the next layer's may be on their way before this one is finished with.
         return Unfinished(layer, ids, buffers.on_host.logits.clone(), staged)
 
@@ -255,7 +260,7 @@ class ExpertOffload:
             self.cache.keep(key, row, self.rules)
         self.rules.leave(rest.layer, {expert for row in rest.ids for expert in row[: self._top_k]})
         self.cache.poll_ahead(self.rules)
-        self._send_ahead()
+        self._ahead.send(self._layer_s)
         come = self.cache.poll(self.rules)
         if come is not None:
             self._statistics.background_bytes += come.nbytes
@@ -286,27 +291,6 @@ class ExpertOffload:
             coming_s=float("inf") if self.cache.is_filling else busy_s,
             only=mode if mode in ("cpu", "link") else None,
         )
-
-    def _expect(self, layer: int, buffers: TokenBuffers, critical: Upload | None) -> None:
-        """Send one of the experts ahead that the next layer is likely to choose."""
-        guesses: list[int] = buffers.guesses[0, : self._top_k].tolist()
-        self.rules.expect(layer, guesses, send=self.modes.mode == "scheduled")
-        link = self.rules.scheduler.cost("link")
-        self._send_ahead(link.seconds(critical.nbytes) if critical is not None else 0.0)
-
-    def _send_ahead(self, after_s: float = 0.0) -> None:
-        if self.cache.send_ahead(self.rules, self._layer_s, after_s) is not None:
-            self._statistics.prefetched += 1
-
-    def _used_prefetch(self, layer: int, used: Sequence[int], decision: Decision) -> dict[Key, int]:
-        """The expert that was sent ahead, and its row, if the device computed it."""
-        key, rules = self.rules.prefetch.guessed(layer), self.rules
-        if key is None or key[1] not in used or key in decision.split.cpu:
-            return {}
-        if not (rules.prefetch.is_there(key) or rules.prefetch.coming == key):
-            return {}
-        self._statistics.prefetched_used += 1
-        return {key: self.cache.prefetch_row(layer)}
 
     def _late(
         self, decision: Decision, routed: RoutedTokens, buffers: TokenBuffers
@@ -354,26 +338,6 @@ class ExpertOffload:
                 numbers[expert] = -1
         self.cache.device.to_device(buffers.computed, buffers.from_host)
         return perf_counter() - begun
-
-    def _count(
-        self,
-        layer: int,
-        tokens: int,
-        used: Sequence[int],
-        missing: Sequence[Key],
-        decision: Decision,
-    ) -> None:
-        """Uses by where they were computed; several tokens may use an expert."""
-        statistics = self._statistics
-        on_cpu = {expert for _, expert in decision.split.cpu}
-        absent = {expert for _, expert in missing}
-        misses = sum(expert in absent for expert in used)
-        by_cpu = sum(expert in on_cpu for expert in used)
-        statistics.hits += len(used) - misses
-        statistics.on_cpu += by_cpu
-        statistics.over_link += misses - by_cpu
-        statistics.layers += 1
-        statistics.tokens += tokens if layer == 0 else 0
 
     def _note(self, layer: int, ids: Sequence[Sequence[int]], probabilities: Tensor) -> None:
         """Tell the policy what tokens of a layer used, and nearly used."""

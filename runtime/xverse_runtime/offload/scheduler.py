@@ -25,9 +25,9 @@ MOST_LOST = 20  # by a trial, in times of the usual way; more is taken for an ac
 TRIAL_LAYERS = 64  # at least so many layers between two such trials
 MOST_APART = 8  # numbers of misses that are told apart for it
 MOST_CREDIT = 2.0  # background copies that can be saved up
-# Share of guesses that must be right to be worth copies. These take memory bandwidth from the CPU:
-# the more experts of a layer it computes, the more. Read off a simulation (docs/offload.md).
-LEAST_RIGHT, MORE_RIGHT, MOST_BUSY = 0.25, 0.15, 1.5
+# Share of guesses that must be right to be worth copies: so much in any case, and more for what the
+# CPU loses to them (docs/offload.md).
+LEAST_RIGHT, OF_LOSS, MOST_RIGHT = 0.2, 0.75, 0.95
 FIRST_RIGHT = 0.5  # taken for granted before any guess was judged
 LONGEST = 1.5  # layers that a copy ahead may take
 GUESS_WEIGHT = 1 / 128  # of one guess in the share
@@ -56,13 +56,17 @@ class Split:
 class MissScheduler:
     """Ask `split` for each layer with misses, tell `observe` what it took."""
 
-    def __init__(self, expert_bytes: int, cpu: LinearCost, link: LinearCost) -> None:
+    def __init__(
+        self, expert_bytes: int, cpu: LinearCost, link: LinearCost, *, contention: float = 0.0
+    ) -> None:
         """
         Args:
             expert_bytes: of one routed expert.
             cpu: expected cost of computing experts on the CPU, by their bytes.
             link: expected cost of getting experts to the GPU and computing them there.
+            contention: share of its speed that the CPU loses while an expert is copied.
         """
+        self._contention = contention
         self._expert_bytes = expert_bytes
         self._costs = {
             ("cpu", False): cpu,
@@ -170,7 +174,9 @@ class MissScheduler:
             layer_s: from one layer's choice to the next. A copy that takes much longer is in the
                 way of what later layers need.
         """
-        least = LEAST_RIGHT + MORE_RIGHT * min(self._on_cpu, MOST_BUSY)
+        # A right guess saves the CPU an expert; a copy slows it while it computes its experts.
+        lost = OF_LOSS * self._contention * self._on_cpu
+        least = min(MOST_RIGHT, LEAST_RIGHT + lost)
         return self._right >= least and self.seconds(0, 1) <= LONGEST * layer_s
 
     def observe_guess(self, right: bool) -> None:

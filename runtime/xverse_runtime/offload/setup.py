@@ -104,7 +104,7 @@ def build_offload(
     link = LinearCost(machine.copy_latency, machine.link_to_gpu)
     rules = Coordinator(
         cache.slots,
-        MissScheduler(block, cpu, link),
+        MissScheduler(block, cpu, link, contention=machine.contention),
         is_pinned=lambda key: host.is_pinned(key[0]),
         most_now=cache.staged,
     )

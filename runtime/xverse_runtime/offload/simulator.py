@@ -121,6 +121,7 @@ class Simulation:
             work.block,
             LinearCost(2 * machine.copy_latency, machine.cpu_expert_bandwidth),
             LinearCost(2 * machine.copy_latency, machine.link_to_gpu),
+            contention=machine.contention,
         )
         self._host = host or HostExperts(work.keys, len(work.keys), 0)
         book = ExpertSlots(work.layers, work.experts, slots, policy, floor=options.floor)

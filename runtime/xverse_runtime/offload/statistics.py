@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+
+from xverse_runtime.offload.coordinator import Decision
+from xverse_runtime.offload.policy import Key
 
 
 @dataclass
@@ -47,6 +51,25 @@ class OffloadStatistics:
     def hit_rate(self) -> float | None:
         """``None`` before the first use."""
         return self.hits / self.uses if self.uses else None
+
+    def count(
+        self,
+        layer: int,
+        tokens: int,
+        used: Sequence[int],
+        missing: Sequence[Key],
+        decision: Decision,
+    ) -> None:
+        """A layer's uses by where they were computed; several tokens may use an expert."""
+        on_cpu = {expert for _, expert in decision.split.cpu}
+        absent = {expert for _, expert in missing}
+        misses = sum(expert in absent for expert in used)
+        by_cpu = sum(expert in on_cpu for expert in used)
+        self.hits += len(used) - misses
+        self.on_cpu += by_cpu
+        self.over_link += misses - by_cpu
+        self.layers += 1
+        self.tokens += tokens if layer == 0 else 0
 
     def since(self, before: OffloadStatistics) -> OffloadStatistics:
         """What came after an earlier copy."""

@@ -153,7 +153,7 @@ def test_a_share_of_right_guesses_above_the_least_keeps_it_going() -> None:
     draw = Random(4)
     scheduler = MissScheduler(100, LinearCost(0.0, 100.0), LinearCost(0.0, 100.0))
     for _ in range(3000):
-        scheduler.observe_guess(draw.random() < LEAST_RIGHT + 0.15)
+        scheduler.observe_guess(draw.random() < LEAST_RIGHT + 0.2)
         assert scheduler.prefetches(LAYER_S)
 
 
@@ -165,17 +165,29 @@ def test_a_copy_that_takes_many_layers_is_not_begun() -> None:
     assert rules.begin_prefetch(LAYER_S) == (1, 5)
 
 
-def test_a_busy_cpu_needs_better_guesses() -> None:
-    """Copies take memory bandwidth from it."""
-    shares = {}
+@pytest.mark.parametrize("contention", [0.0, 0.2])
+def test_a_cpu_that_copies_slow_needs_better_guesses(contention: float) -> None:
+    """Where the memory serves both, or the CPU has little to do, it does not matter."""
+    sends = {}
     for misses in (0, 1, 4):
-        scheduler = MissScheduler(100, LinearCost(0.0, 100.0), LinearCost(0.0, 100.0))
+        costs = LinearCost(0.0, 100.0), LinearCost(0.0, 100.0)
+        scheduler = MissScheduler(100, *costs, contention=contention)
         draw = Random(6)
         for _ in range(2000):
             scheduler.split([(0, one) for one in range(misses)], only="cpu")
-            scheduler.observe_guess(draw.random() < 0.36)
-        shares[misses] = scheduler.prefetches(LAYER_S)
-    assert shares == {0: True, 1: False, 4: False}
+            scheduler.observe_guess(draw.random() < 0.5)
+        sends[misses] = scheduler.prefetches(LAYER_S)
+    assert sends == {0: True, 1: True, 4: contention == 0}
+
+
+def test_contention_is_what_the_memory_cannot_give() -> None:
+    machine = replace(
+        find_machine("4060"), host_bandwidth=40.0, cpu_expert_bandwidth=32.0, link_to_gpu=16.0
+    )
+    assert machine.contention == pytest.approx(0.25)
+    assert replace(machine, link_to_gpu=30.0).contention == pytest.approx(0.375)
+    assert replace(machine, link_to_gpu=8.0).contention == 0
+    assert replace(machine, cpu_expert_bandwidth=10.0).contention == 0
 
 
 @pytest.mark.parametrize("right", [0.0, 0.5, 0.69, 1.0])
