@@ -15,9 +15,10 @@ from xverse_runtime.config import ModelConfig
 from xverse_runtime.memory_plan import Wishes, plan_memory
 from xverse_runtime.offload.machines import find_machine
 from xverse_runtime.offload.policy import ScoreWindow
-from xverse_runtime.offload.simulator import Options, Simulation, Workload
+from xverse_runtime.offload.simulator import Options, Simulation
 from xverse_runtime.offload.simulator_compare import made_up_tokens
 from xverse_runtime.offload.simulator_hardware import Span
+from xverse_runtime.offload.simulator_workload import Workload
 from xverse_runtime.offload.synthetic_guesses import DEMO
 from xverse_runtime.store.synthetic import A4_2B
 

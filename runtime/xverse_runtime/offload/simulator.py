@@ -22,54 +22,12 @@ from xverse_runtime.offload.simulator_clock import Process, Signal, all_of
 from xverse_runtime.offload.simulator_hardware import Copy, Hardware, Span
 from xverse_runtime.offload.simulator_host import HostExperts
 from xverse_runtime.offload.simulator_report import Counts, Report
+from xverse_runtime.offload.simulator_workload import Workload
 from xverse_runtime.offload.synthetic_guesses import SyntheticGuesses
 from xverse_runtime.offload.trace import RoutedToken
-from xverse_runtime.prediction import Placement
 
 FOLLOWING = 0.9  # of the estimate of idle time, kept with each layer
 GUESS_S = 6e-6  # of the GPU, a layer: one more router, and its copy to the host
-
-
-@dataclass(frozen=True)
-class Workload:
-    """What a decoded token reads. Bytes.
-
-    Args:
-        layers, experts, top_k: of the model.
-        block: one routed expert.
-        before: of a layer, ahead of its experts: attention, its part of the cache, router.
-        always: of a layer: experts that every token goes to.
-        head: of a token.
-        embedding_on_host: whether a row of it has to be copied first.
-    """
-
-    layers: int
-    experts: int
-    top_k: int
-    block: int
-    before: float
-    always: int
-    head: int
-    embedding_on_host: bool = False
-
-    @classmethod
-    def of(cls, placement: Placement) -> Workload:
-        """Of a plan, with a full context, where it is slowest."""
-        sizes, config = placement.sizes, placement.sizes.config
-        return cls(
-            layers=config.num_layers,
-            experts=config.num_experts,
-            top_k=config.top_k,
-            block=sizes.block,
-            before=sizes.attention + sizes.router + placement.kv_bytes / config.num_layers,
-            always=sizes.always,
-            head=sizes.head,
-            embedding_on_host=placement.embedding_device == "cpu",
-        )
-
-    @property
-    def keys(self) -> list[Key]:
-        return [(layer, expert) for layer in range(self.layers) for expert in range(self.experts)]
 
 
 @dataclass(frozen=True)
@@ -83,6 +41,8 @@ class Options:
         keeps_crossed: whether an expert that crossed while its layer waited may get a slot.
         guessed: prefetch with so many of the guesses at the next layer's experts right; not at all
             without it.
+        at_once: copies that nothing waits for begin whenever the link is idle; without it, as in
+            the runtime, those of the background only when a layer is over.
     """
 
     way: Way = "both"
@@ -90,6 +50,7 @@ class Options:
     journal: bool = False
     keeps_crossed: bool = True
     guessed: float | None = None
+    at_once: bool = True
 
 
 class Simulation:
@@ -125,6 +86,7 @@ class Simulation:
         )
         self._host = host or HostExperts(work.keys, len(work.keys), 0)
         book = ExpertSlots(work.layers, work.experts, slots, policy, floor=options.floor)
+        self._may_upload = self._at_once = options.at_once
         self._way, self._keeps_crossed = options.way, options.keeps_crossed
         self._guesses = (
             None
@@ -288,6 +250,9 @@ class Simulation:
         if prefetched is not None and prefetched in chosen and self._keeps_crossed:
             self._keep((layer, prefetched))
         self.rules.leave(layer, chosen)
+        self._may_upload = True
+        self.hardware.link.wake()
+        self._may_upload = self._at_once
 
     def _compute(self, layer: int, arrived: Signal) -> Process:
         yield arrived
@@ -306,7 +271,7 @@ class Simulation:
             self._coming = copy.arrived
             copy.arrived.then(self._prefetched)
             return copy
-        begun = self.rules.begin_upload()
+        begun = self.rules.begin_upload() if self._may_upload else None
         if begun is None:
             return None
         key, _ = begun

@@ -21,11 +21,12 @@ from xverse_runtime.offload.policy import (
 )
 from xverse_runtime.offload.replay import chosen_keys
 from xverse_runtime.offload.scheduler import Way
-from xverse_runtime.offload.simulator import Options, Simulation, Workload
+from xverse_runtime.offload.simulator import Options, Simulation
 from xverse_runtime.offload.simulator_hardware import Hardware
 from xverse_runtime.offload.simulator_host import HostExperts
 from xverse_runtime.offload.simulator_prefill import PromptSimulation, PromptWork
 from xverse_runtime.offload.simulator_report import PromptReport, Report
+from xverse_runtime.offload.simulator_workload import Workload
 from xverse_runtime.offload.synthetic_guesses import CAREFUL
 from xverse_runtime.offload.synthetic_routing import RoutingModel, SyntheticRouting
 from xverse_runtime.offload.trace import RoutedToken, TraceHeader
