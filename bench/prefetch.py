@@ -81,8 +81,8 @@ def main() -> None:
     tokens = made_up_tokens(ModelConfig.from_dict(A4_2B), WARM_UP + options.tokens)
     at_once = not options.as_runtime
     name = "prefetch" if at_once else "prefetch-as-runtime"
-    flag = "" if at_once else " --as-runtime"
-    lines = [f"`python -m bench.prefetch{flag}`: simulated tokens/s."]
+    flags = f"--precision {' '.join(options.precision)}{'' if at_once else ' --as-runtime'}"
+    lines = [f"`python -m bench.prefetch {flags}`: simulated tokens/s."]
     report = Report(name, options.output, lines)
     for precision in options.precision:
         shares = [f"{100 * share:.0f} % right" for share in SHARES]
