@@ -137,6 +137,22 @@ class FakeDevice:
         made.view(torch.uint8).fill_(GARBAGE)
         return made
 
+    def free(self, memory: Tensor) -> None:
+        while self._uploads:
+            self._finish(self._uploads[0])
+        self.reach(self._asked)
+        if self._memory is not None:
+            self._memory += memory.nbytes
+        memory.view(torch.uint8).fill_(GARBAGE)  # for whoever still reads it
+
+    def free_bytes(self) -> int:
+        return 2**40 if self._memory is None else self._memory
+
+    def take(self, nbytes: int) -> None:
+        """Another program has so much of the memory from now on."""
+        assert self._memory is not None
+        self._memory -= nbytes
+
     def host_buffer(self, *shape: int, dtype: torch.dtype) -> Tensor:
         made = torch.zeros(shape, dtype=dtype)
         self._reachable.append(made)

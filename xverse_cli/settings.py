@@ -15,7 +15,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from xverse_cli.messages import text
-from xverse_cli.values import Reader, byte_count, choice, integer, number, on_off, switch, words
+from xverse_cli.values import (
+    Reader,
+    byte_count,
+    choice,
+    integer,
+    model_name,
+    number,
+    on_off,
+    switch,
+    words,
+)
 from xverse_runtime.errors import UsageError
 
 Overflow = Literal["trim", "error", "summarise"]
@@ -24,7 +34,7 @@ PREFIX = "XVERSE_"
 DEFAULT_MODEL = "xverse/XVERSE-MoE-A4.2B-Chat"
 
 SETTINGS: dict[str, Reader] = {
-    "model": words,
+    "model": model_name,
     "device": choice("auto", "cpu", "cuda"),
     "precision": choice("auto", "fp32", "bf16", "fp16", "int8", "int4"),
     "context": integer(1),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import BinaryIO, TextIO
 
+from xverse_cli.answers import NO, YES, YES_OR_NO, understood
 from xverse_cli.messages import text
 from xverse_cli.render.sanitize import sanitize
 
@@ -55,15 +56,27 @@ class Streams:
         with suppress(OSError, ValueError):
             print_remark(sanitize(line), style, self.stderr)
 
-    def ask(self, question: str) -> str:
-        """Ask on stderr; the line that comes on standard input, in small letters."""
-        print(sanitize(question), end=" ", file=self.stderr, flush=True)
-        answer = self.stdin.readline() if self.stdin is not None else ""
-        return answer.strip().lower()
+    def choose(self, question: str, answers: Mapping[str, tuple[str, ...]], default: str) -> str:
+        """Ask on stderr until the line that comes on standard input means one of ``answers``.
 
-    def confirm(self, question: str) -> bool:
-        """Ask; only an answer that begins with y or Y is a yes."""
-        return self.ask(question).startswith("y")
+        Args:
+            question: it shows the answers, and which one Enter stands for.
+            answers: of each answer the words for it; "n" is taken where the input ends.
+            default: what an empty line means.
+        """
+        while True:
+            print(sanitize(question), end=" ", file=self.stderr, flush=True)
+            line = self.stdin.readline() if self.stdin is not None else ""
+            if not line:
+                return NO
+            answer = understood(line, answers)
+            if answer is not None:
+                return answer or default
+            self.error(text("ask.again", answers=[*answers]))
+
+    def confirm(self, question: str, *, default: bool = False) -> bool:
+        """Ask for a yes or a no; ``default`` is what Enter means."""
+        return self.choose(question, YES_OR_NO, YES if default else NO) == YES
 
     def write_data(self, data: str) -> None:
         """Write ``data`` to stdout at once, as UTF-8 and otherwise unaltered."""
@@ -79,6 +92,15 @@ class Streams:
     @property
     def stdout_is_terminal(self) -> bool:
         return is_terminal(self.stdout)
+
+    @property
+    def stdout_columns(self) -> int | None:
+        """How wide the terminal is; ``None`` where stdout is none."""
+        if not self.stdout_is_terminal:
+            return None
+        from xverse_cli.render.live import screen_size
+
+        return screen_size(self.stdout)[0]
 
     @property
     def stderr_is_terminal(self) -> bool:

@@ -71,6 +71,13 @@ def words(value: object) -> str:
     raise ValueError(text("expected.text"))
 
 
+def model_name(value: object) -> str:
+    """What a model is called; the address of its page becomes its Hub id."""
+    from xverse_cli.models.names import hub_id
+
+    return hub_id(words(value))
+
+
 def switch(value: object) -> bool:
     """On or off, as environment variables spell it."""
     return str(value).strip().lower() not in ("", "0", "false", "no", "off")

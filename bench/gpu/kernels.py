@@ -33,6 +33,8 @@ PREFILL_TILES = (
     GemmTile(128, 128, 0, 8, 2),
     GemmTile(128, 64, 0, 4, 3),
 )
+# positions a block, warps, parts of the past
+DECODE_TILES = ((64, 4, 8), (64, 4, 16), (32, 2, 16), (32, 2, 32), (32, 2, 64), (64, 4, 32))
 Caches = list[tuple[Rows, Rows]]  # of several layers: keys and values
 L2_BYTES = 200 * 2**20  # rotate over more than any L2 cache holds
 
@@ -245,14 +247,16 @@ def _decode_attention(bench: _Bench, name: str, caches: Caches, dtype: torch.dty
     sequences = torch.zeros(1, device="cuda", dtype=torch.int32)
     for past in (128, 1024, 4096, 8192):
         positions = torch.tensor([past], device="cuda", dtype=torch.int32)
-        calls = [
-            lambda k=k, v=v, p=positions, past=past: attention.attend_each(
-                qkv, cos, sin, k, v, p, sequences, bench.workspace, longest=past
-            )
-            for k, v in caches
-        ]
         size = 2 * past * HEADS * row_bytes(DIM, dtype)
-        bench.row(name, f"1 token, {past} past", calls, size)
+        for tile in (None, *DECODE_TILES) if past > 256 else (None,):
+            calls = [
+                lambda k=k, v=v, p=positions, past=past, tile=tile: attention.attend_each(
+                    qkv, cos, sin, k, v, p, sequences, bench.workspace, longest=past, tile=tile
+                )
+                for k, v in caches
+            ]
+            title = name if tile is None else "{}, {} x {} warps, {} parts".format(name, *tile)
+            bench.row(title, f"1 token, {past} past", calls, size)
 
 
 def _prefill_attention(

@@ -9,7 +9,7 @@ from xverse_kernels.backend import KernelBackend, select_backend
 from xverse_kernels.packing import BF16, FORMATS, ExpertLayout
 from xverse_kernels.types import Projection
 from xverse_runtime.config import ModelConfig
-from xverse_runtime.kv_cache import KVPool
+from xverse_runtime.kv_cache import KVPool, cache_dtype
 from xverse_runtime.model import Decoder
 from xverse_runtime.rope import RotaryTable
 from xverse_runtime.store.manifest import StorePrecision
@@ -20,15 +20,15 @@ DTYPE = torch.bfloat16
 
 
 def random_decoder(
-    parts: StorePrecision, layers: int = 28, capacity: int = 8192
+    parts: StorePrecision, layers: int = 28, capacity: int = 8192, kv: str = "auto"
 ) -> tuple[Decoder, KVPool, ModelConfig]:
-    """A decoder of XVERSE-MoE-A4.2B's shape, and a cache for one sequence."""
+    """A decoder of XVERSE-MoE-A4.2B's shape, and a cache for one sequence, kept in ``kv``."""
     device = torch.device("cuda")
     config = ModelConfig.from_dict({**A4_2B, "num_hidden_layers": layers})
     kernels: KernelBackend = select_backend("triton", device)
     weights = _weights(config, parts)
     decoder = Decoder(config, weights, kernels, RotaryTable(config, capacity, device))
-    return decoder, KVPool(config, capacity, DTYPE, device), config
+    return decoder, KVPool(config, capacity, cache_dtype(kv, DTYPE), device), config
 
 
 def _weights(config: ModelConfig, parts: StorePrecision) -> ModelWeights:

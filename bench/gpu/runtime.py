@@ -2,51 +2,49 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import median
 
 import torch
 
-from bench.gpu.random_model import DTYPE, random_decoder
+from bench.gpu.loading import measure_loading
+from bench.gpu.random_model import random_decoder
 from bench.gpu.timing import read_bandwidth
 from bench.table import Report
 from xverse_kernels.types import TokenChoice
-from xverse_runtime.config import EngineConfig, ModelConfig
+from xverse_runtime.config import ModelConfig
 from xverse_runtime.decode_loop import DecodeLoop
-from xverse_runtime.demo import demo_directory
-from xverse_runtime.engine import Engine
 from xverse_runtime.engine_parts import GPU_PREFILL_CHUNK
 from xverse_runtime.kv_cache import KVCache, KVPool
 from xverse_runtime.model import Decoder
 from xverse_runtime.store.manifest import StorePrecision
 from xverse_runtime.store.precision import PRESETS, bytes_per_token
-from xverse_runtime.store.synthetic import A4_2B, write_synthetic_store
 
 CONTEXTS = (0, 1000, 4000, 8100)
 PROMPTS = (128, 512, 2048, 8000)
 CAPACITY = 8192
 CHUNK = GPU_PREFILL_CHUNK
 BATCH = 8
-LOADED_LAYERS = 8
 GREEDY = TokenChoice(0.0, 0, 1.0, 0.0, 1.0, 0)
 SAMPLED = TokenChoice(0.5, 30, 0.85, 0.0, 1.1, 0)
 
 
-def measure_runtime(report: Report, precisions: Sequence[str], layers: int) -> None:
-    """Decode, prefill, batches and a profile at each precision."""
+def measure_runtime(
+    report: Report, precisions: Sequence[str], layers: int, kv: str = "auto"
+) -> None:
+    """Decode, prefill, batches and a profile at each precision, with keys and values in ``kv``."""
     torch.manual_seed(0)
     bandwidth = read_bandwidth()
     report.say(f"Measured: {bandwidth / 1e9:.0f} GB/s read. {layers} layers of XVERSE-MoE-A4.2B.")
     for precision in precisions:
         parts = PRESETS[precision]
-        _measure(report, precision, parts, layers, bandwidth)
+        _measure(report, precision, parts, layers, bandwidth, kv)
         if precision == "int8":
             throughout = StorePrecision(experts="int8", attention="int8", head="int8")
-            _measure(report, "int8 throughout", throughout, layers, bandwidth, brief=True)
-    _loading(report)
+            _measure(report, "int8 throughout", throughout, layers, bandwidth, kv, brief=True)
+    if kv == "auto":  # what a cache is kept in does not matter to loading
+        measure_loading(report)
 
 
 def _measure(
@@ -55,15 +53,18 @@ def _measure(
     parts: StorePrecision,
     layers: int,
     bandwidth: float,
+    kv: str,
     brief: bool = False,
 ) -> None:
-    decoder, pool, config = random_decoder(parts, layers, CAPACITY)
+    decoder, pool, config = random_decoder(parts, layers, CAPACITY, kv)
+    dtype = pool.dtype
+    report.say(f"{name}: keys and values in {str(dtype).removeprefix('torch.')}.")
     weights = bytes_per_token(config, parts)
     report.table(f"{name}: decoding, one sequence", ["context", "tokens/s", "ms", "of bandwidth"])
     loop = _loop(decoder, pool, config, GREEDY)
     for context in CONTEXTS:
         seconds = decode_seconds(loop, context)
-        moved = weights + KVPool.bytes_needed(config, context, DTYPE)
+        moved = weights + KVPool.bytes_needed(config, context, dtype)
         report.row(
             f"{context}",
             f"{1 / seconds:.1f}",
@@ -77,7 +78,7 @@ def _measure(
     if not brief:
         _prefill(report, name, decoder, pool)
         del loop, pool
-        _batch(report, name, decoder, config)
+        _batch(report, name, decoder, config, dtype)
     del decoder
     torch.cuda.empty_cache()
 
@@ -127,10 +128,12 @@ def _prefill(report: Report, name: str, decoder: Decoder, pool: KVPool) -> None:
         report.row(f"{count}", f"{seconds * 1e3:.1f}", f"{count / seconds:.0f}")
 
 
-def _batch(report: Report, name: str, decoder: Decoder, config: ModelConfig) -> None:
+def _batch(
+    report: Report, name: str, decoder: Decoder, config: ModelConfig, dtype: torch.dtype
+) -> None:
     report.table(f"{name}: decoding, several sequences", ["sequences", "tokens/s", "ms"])
     for sequences in (1, BATCH):
-        pool = KVPool(config, 512, DTYPE, torch.device("cuda"), sequences)
+        pool = KVPool(config, 512, dtype, decoder.device, sequences)
         loop = _loop(decoder, pool, config, GREEDY)
         seconds = decode_seconds(loop, 100)
         report.row(f"{sequences}", f"{sequences / seconds:.1f}", f"{seconds * 1e3:.3f}")
@@ -162,35 +165,3 @@ def _profile(report: Report, loop: DecodeLoop) -> None:
     busy = sum(end - start for start, end, _ in spans)
     report.row("first to last", f"{len(spans)}", "", f"{whole:.1f}")
     report.row("sum (kernels overlap)", "", "", f"{busy:.1f}")
-
-
-def _loading(report: Report) -> None:
-    """A store of a few layers from the page cache to the device, beside the bare link."""
-    size = 2**28
-    pinned = torch.empty(size, dtype=torch.uint8, pin_memory=True)
-    target = torch.empty(size, dtype=torch.uint8, device="cuda")
-    link = []
-    for _ in range(5):
-        torch.cuda.synchronize()
-        started = time.perf_counter()
-        target.copy_(pinned, non_blocking=True)
-        torch.cuda.synchronize()
-        link.append(size / (time.perf_counter() - started))
-    report.table("Loading", ["what", "GB/s", "of the link"])
-    report.row("pinned memory to the device", f"{max(link) / 1e9:.1f}", "100%")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "store"
-        shape = {**A4_2B, "num_hidden_layers": LOADED_LAYERS}
-        write_synthetic_store(shape, path, PRESETS["int4"], demo_directory())
-        total = sum(file.stat().st_size for file in path.iterdir())
-        for number in range(3):
-            started = time.perf_counter()
-            engine = Engine.load(path, EngineConfig(device="cuda", context_length=256))
-            torch.cuda.synchronize()
-            rate = total / (time.perf_counter() - started)
-            report.row(
-                f"a store of {total / 1e9:.1f} GB, opening {number + 1}",
-                f"{rate / 1e9:.1f}",
-                f"{rate / max(link):.0%}",
-            )
-            del engine

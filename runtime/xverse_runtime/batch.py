@@ -16,6 +16,7 @@ from xverse_runtime.device import GPU_WORKSPACE_BYTES, free_gpu_bytes, out_of_me
 from xverse_runtime.errors import GenerationError
 from xverse_runtime.generation import CancelledError, Prefill
 from xverse_runtime.kv_cache import KVCache, KVPool
+from xverse_runtime.memory_ladder import MemoryLadder
 from xverse_runtime.model import Decoder
 from xverse_runtime.reply import Reply
 from xverse_runtime.types import AdjustmentCallback, CancelFlag, Drawn, GenerationChunk
@@ -36,9 +37,16 @@ class Batch:
     """Runs replies; each has its own settings and ends by itself."""
 
     def __init__(
-        self, loop: DecodeLoop, pool: KVPool, prefill: Prefill, cancel: CancelFlag
+        self,
+        loop: DecodeLoop,
+        pool: KVPool,
+        prefill: Prefill,
+        cancel: CancelFlag,
+        ladder: MemoryLadder | None = None,
     ) -> None:
-        """As many at once as the pool has sequences; ``prefill`` with the loop's decoder."""
+        """As many at once as the pool has sequences; ``prefill`` with the loop's decoder, and with
+        the same ``ladder``: what is given up when the memory does not do."""
+        self._ladder = ladder or MemoryLadder()
         self._loop = loop
         self._pool = pool
         self._prefill = prefill
@@ -109,7 +117,7 @@ class Batch:
         if not active:
             return
         longest = max(one.position for one in active.values())
-        self._mailbox.post(self._loop.step(longest))
+        self._mailbox.post(self._ladder.attempt(lambda: self._loop.step(longest)))
         for one in active.values():
             one.position += 1
             one.computed += 1
@@ -151,6 +159,11 @@ class Batch:
         self._mailbox.clear()
 
 
+def batch_capacity(replies: Sequence[Reply]) -> int:
+    """Tokens that the longest of them may come to have."""
+    return max(reply.prompt_tokens + reply.limit for reply in replies)
+
+
 def batch_parts(
     decoder: Decoder,
     dtype: torch.dtype,
@@ -159,17 +172,19 @@ def batch_parts(
     *,
     use_graphs: bool,
     on_adjustment: AdjustmentCallback,
+    beside: int = GPU_WORKSPACE_BYTES,
 ) -> tuple[KVPool, DecodeLoop]:
-    """Caches of ``dtype`` for as many of ``sequences`` as fit, and a loop over them.
+    """Caches of ``dtype`` for as many of ``sequences`` as fit, and a loop over them; ``beside``
+    bytes of a GPU are left free.
 
     Raises:
         ResourceError: ``memory.exhausted``, when not even one fits.
     """
-    capacity = max(reply.prompt_tokens + reply.limit for reply in replies)
+    capacity = batch_capacity(replies)
     device = decoder.device
     wished = sequences
     if device.type == "cuda":
-        room = free_gpu_bytes(device) - GPU_WORKSPACE_BYTES
+        room = free_gpu_bytes(device) - beside
         fits = room // KVPool.bytes_needed(decoder.config, capacity, dtype)
         sequences = max(1, min(sequences, fits))
     if sequences < wished:

@@ -11,11 +11,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from xverse_runtime.config import ModelConfig
 from xverse_runtime.errors import IntegrityError, ModelNotFoundError
+from xverse_runtime.mapped_files import MappedFiles, map_safetensors
 from xverse_runtime.model_dir import ModelDirectory
 from xverse_runtime.tensors import expected_tensors, is_ignorable
 
@@ -29,8 +30,12 @@ ZIP_MAGIC = b"PK\x03\x04"
 FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def read_checkpoint(directory: ModelDirectory, config: ModelConfig) -> dict[str, Tensor]:
+def read_checkpoint(
+    directory: ModelDirectory, config: ModelConfig, files: MappedFiles | None = None
+) -> dict[str, Tensor]:
     """All tensors the model needs, by published name, in the published dtype, on the CPU.
+
+    ``files`` is told which of them are in which file.
 
     Raises:
         ModelNotFoundError: ``model.no_weights``.
@@ -39,7 +44,7 @@ def read_checkpoint(directory: ModelDirectory, config: ModelConfig) -> dict[str,
     """
     found: dict[str, Tensor] = {}
     for name in shard_names(directory):
-        found |= _read_file(directory, name)
+        found |= _read_file(directory, name, files)
     wanted = expected_tensors(config)
     _check_tensors(found, wanted, config, directory.path)
     return {name: found[name] for name in wanted}
@@ -160,15 +165,17 @@ def _weight_map(directory: ModelDirectory, index: str, suffix: str) -> dict[str,
     return files
 
 
-def _read_file(directory: ModelDirectory, name: str) -> dict[str, Tensor]:
-    read = _read_safetensors if name.endswith(".safetensors") else _read_bin
-    return read(directory.file(name), name)
-
-
-def _read_safetensors(file: Path, name: str) -> dict[str, Tensor]:
+def _read_file(
+    directory: ModelDirectory, name: str, files: MappedFiles | None = None
+) -> dict[str, Tensor]:
+    file = directory.file(name)
+    if not name.endswith(".safetensors"):
+        tensors = _read_bin(file, name)
+        if files is not None:
+            files.note(file, name, tensors, _bin_offsets(file, tensors))
+        return tensors
     try:
-        with safe_open(file, framework="pt", device="cpu") as shard:
-            return {key: shard.get_tensor(key) for key in shard.keys()}  # noqa: SIM118
+        return map_safetensors(file, name, files)
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise _corrupt(name, error) from None
 
@@ -193,6 +200,17 @@ def _read_bin(file: Path, name: str) -> dict[str, Tensor]:
         if value.device.type != "cpu":  # a meta tensor has no bytes to read
             raise _corrupt(name, TypeError(f"{key!r} holds no data"))
     return {key: value.detach() for key, value in state.items()}
+
+
+def _bin_offsets(file: Path, tensors: Collection[str]) -> dict[str, int]:
+    """Where storages begin in a file that `_read_bin` has read, if this torch tells it."""
+    meta = torch.load(file, map_location="meta", weights_only=True)
+    storages = {name: meta[name].untyped_storage() for name in tensors}
+    return {
+        name: storage._checkpoint_offset
+        for name, storage in storages.items()
+        if getattr(storage, "_checkpoint_offset", None) is not None
+    }
 
 
 def _check_tensors(

@@ -37,6 +37,9 @@ class OffloadedStep(Protocol):
         choose: Callable[[Tensor], None],
     ) -> None: ...
 
+    def reset(self) -> None:
+        """Forget what was captured: keys, values or experts are elsewhere now."""
+
 
 class TokenMailbox:
     """Token ids on their way from the device to the host, first in, first out."""
@@ -109,6 +112,7 @@ class DecodeLoop:
         self._use_graphs = use_graphs and device.type == "cuda" and offloaded is None
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._memory: Any = None  # the graphs' memory pool, one for all
+        self.reached = 0  # places of a sequence that may have been written by steps
 
     @property
     def waits(self) -> bool:
@@ -119,6 +123,7 @@ class DecodeLoop:
         """A sequence's newest token stands at ``position``; from now on steps move it on."""
         self.positions[sequence] = position
         self._advance[sequence] = 1
+        self.reached = position
 
     def pause(self, sequence: int) -> None:
         """Steps compute nothing of use for a sequence, and write only to its first place."""
@@ -132,6 +137,7 @@ class DecodeLoop:
         Args:
             longest: the largest of the positions; not beyond the pool's capacity.
         """
+        self.reached = max(self.reached, longest + 1)
         bucket = min(next(one for one in BUCKETS if longest <= one), self._pool.capacity)
         if self._offloaded is not None:
             self._offloaded(
@@ -144,6 +150,13 @@ class DecodeLoop:
                 self._graphs[bucket] = self._capture(bucket)
             self._graphs[bucket].replay()
         return self.sampler.tokens
+
+    def reset(self) -> None:
+        """Capture steps anew, since something that they read is elsewhere now."""
+        self._graphs.clear()
+        self._memory = None
+        if self._offloaded is not None:
+            self._offloaded.reset()
 
     def _run(self, bucket: int) -> None:
         self._choose(self._forward(bucket))

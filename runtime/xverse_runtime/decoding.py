@@ -15,6 +15,7 @@ from xverse_runtime.decode_loop import DecodeLoop, OffloadedStep, TokenMailbox
 from xverse_runtime.errors import GenerationError
 from xverse_runtime.kv_cache import KVCache, KVPool
 from xverse_runtime.lookup import Lookup
+from xverse_runtime.memory_ladder import MemoryLadder
 from xverse_runtime.model import Checkpoint, Decoder
 from xverse_runtime.sampling import choose_token, is_finite
 from xverse_runtime.types import Drawn, SamplingParams
@@ -45,11 +46,13 @@ class HostDecoding:
         seed: int,
         between: Checkpoint,
         lookup: Lookup | None = None,
+        ladder: MemoryLadder | None = None,
     ) -> None:
         """``logits`` [1, vocab] follow the last of ``history``; ``between`` may raise.
 
-        ``lookup`` only with kernels of exact splits.
+        ``lookup`` only with kernels of exact splits. ``ladder`` as for `DeviceDecoding`.
         """
+        self._ladder = ladder or MemoryLadder()
         self._decoder = decoder
         self._cache = cache
         # after the newest token, then after each proposal that may still turn out right
@@ -82,11 +85,13 @@ class HostDecoding:
         """One pass over the newest token and the proposals."""
         proposals = [] if self._lookup is None else self._lookup.propose()
         started = perf_counter()
-        logits = self._decoder.forward(
-            [self._history[-1], *proposals],
-            self._cache,
-            logits_for=slice(None),
-            between=self._between,
+        logits = self._ladder.attempt(
+            lambda: self._decoder.forward(
+                [self._history[-1], *proposals],
+                self._cache,
+                logits_for=slice(None),
+                between=self._between,
+            )
         )
         self._cache.truncate(len(self._history))
         # Each row in memory of its own: sums may depend on where they begin.
@@ -112,11 +117,14 @@ class DeviceDecoding:
         choice: TokenChoice,
         limit: int,
         between: Checkpoint,
+        ladder: MemoryLadder | None = None,
     ) -> None:
         """Like `HostDecoding`; at most ``limit`` tokens, which must fit into the cache.
 
-        The loop's pool has this one sequence.
+        The loop's pool has this one sequence. A step that finds no memory is begun again when
+        ``ladder`` has made some: until its token is chosen it leaves nothing behind.
         """
+        self._ladder = ladder or MemoryLadder()
         self._loop = loop
         self._cache = cache
         self._between = between
@@ -135,7 +143,7 @@ class DeviceDecoding:
         # Running ahead would only delay the token that is there, where a step has to be waited for.
         ahead = not self._loop.waits or self._read == self._computed
         if ahead and self._computed < self._limit:
-            self._mailbox.post(self._loop.step(self._position))
+            self._mailbox.post(self._ladder.attempt(lambda: self._loop.step(self._position)))
             self._position += 1
             self._computed += 1
         (token,) = self._mailbox.take()

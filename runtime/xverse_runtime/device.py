@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -125,14 +126,26 @@ def free_gpu_bytes(device: torch.device) -> int:
 
 def out_of_memory(device: torch.device, error: BaseException) -> ResourceError:
     """The error for a device whose memory ran out, with what torch says about it."""
-    free = held = 0
+    free = held = others = 0
     if device.type == "cuda":
         free = free_gpu_bytes(device)
         held = torch.cuda.memory_allocated(device)
-    detail = str(error).split(". ")[0]
+        others = max(0, torch.cuda.mem_get_info(device)[1] - free - held)
     return ResourceError(
-        "memory.exhausted", device=str(device), free_bytes=free, held_bytes=held, detail=detail
+        "memory.exhausted",
+        device=str(device),
+        needed_bytes=_wanted_bytes(str(error)),
+        free_bytes=free,
+        held_bytes=held,
+        others_bytes=others,
+        detail=str(error).split(". ")[0],
     )
+
+
+def _wanted_bytes(message: str) -> int:
+    """What torch says that it tried to allocate; 0 where it does not say."""
+    found = re.search(r"Tried to allocate ([0-9.]+) ([KMG])iB", message)
+    return 0 if found is None else int(float(found[1]) * 1024 ** (" KMG".index(found[2])))
 
 
 def _why_no_cuda() -> str | None:

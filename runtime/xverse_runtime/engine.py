@@ -8,11 +8,9 @@ from pathlib import Path
 
 import torch
 
-from xverse_runtime.batch import Batch, batch_parts
+from xverse_runtime.batch import Batch, batch_capacity, batch_parts
 from xverse_runtime.config import EngineConfig, ModelConfig
-from xverse_runtime.device import (
-    out_of_memory,
-)
+from xverse_runtime.device import GPU_WORKSPACE_BYTES, out_of_memory
 from xverse_runtime.engine_parts import EngineParts, load_parts
 from xverse_runtime.errors import (
     ContextOverflowError,
@@ -21,7 +19,9 @@ from xverse_runtime.errors import (
 )
 from xverse_runtime.generation import Generation, Prefill
 from xverse_runtime.kept_caches import KeptCaches
+from xverse_runtime.kv_cache import KVPool
 from xverse_runtime.model_dir import ModelDirectory
+from xverse_runtime.offload.lending import lent_slots
 from xverse_runtime.offload.recorder import RoutingRecorder
 from xverse_runtime.offload.statistics import OffloadStatistics
 from xverse_runtime.prediction import Prediction
@@ -62,6 +62,7 @@ class Engine:
         self._plan = parts.plan
         self._on_adjustment = on_adjustment
         self._prefill = parts.prefill
+        self._ladder = parts.ladder
         self._memory = parts.memory
         self._expert_load = parts.expert_load
         self._kept: KeptCaches | None = None
@@ -90,8 +91,9 @@ class Engine:
             model_name: what to call it; also tells chat models from base models.
             progress: told the bytes of weights loaded so far.
             on_adjustment: told what the engine does by itself when memory is short, now and
-                later: ``memory.smaller_context``, ``memory.smaller_chunk``,
-                ``memory.fewer_sequences``.
+                later: ``memory.smaller_chunk``, ``memory.smaller_context``,
+                ``memory.int8_cache``, ``offload.fewer_slots``, ``memory.fewer_sequences``,
+                ``offload.lent_slots``.
 
         Raises:
             XverseError: of the kind that fits; nothing else for bad files or requests.
@@ -149,7 +151,7 @@ class Engine:
         """What is known now; the experts' load is that of the prompts so far."""
         kept = () if self._kept is None else (("kept", self._kept.nbytes),)
         return EngineStatistics(
-            memory=(*self._memory, *kept),
+            memory=(*self._memory, ("cache", self._cache.pool.nbytes), *kept),
             expert_load=self._expert_load.counts if self._expert_load else (),
         )
 
@@ -202,6 +204,7 @@ class Engine:
         self._check_prompt(prompt_ids)
         if self._running is not None:
             self._running.close()
+        self._restore()
         if self._kept is not None:
             self._kept.prepare(self._cache, prompt_ids)
         observed = self._decoder.observer is not None
@@ -216,6 +219,7 @@ class Engine:
             cancel=cancel or CancelFlag(),
             loop=None if observed else self._loop,
             lookup=lookup and self._use_lookup and not observed,
+            ladder=self._ladder,
         )
         self._running = generation.chunks()
         return self._running
@@ -234,7 +238,8 @@ class Engine:
             prompts: ids of each prompt.
             params: for each prompt, or one for all; by default the model's own.
             cancel: breaks all of them off.
-            sequences: how many share a step; fewer, if the memory does not hold their caches.
+            sequences: how many share a step; fewer, if the memory does not hold their caches. A
+                GPU full of experts lends up to half of their slots for that, meanwhile.
 
         Yields:
             The number of a prompt and a chunk of its reply, as they come.
@@ -261,21 +266,55 @@ class Engine:
             self._running.close()
         if not replies:
             return
+        self._restore()
+        sequences = min(sequences, len(replies))
+        offload, plan = self._offload, self._plan
+        if offload is None or plan is None:
+            yield from self._batch(replies, sequences, cancel)
+            return
+        beside, dtype = plan.placement.workspace, self._cache.pool.dtype
+        capacity = batch_capacity(replies)
+        caches = KVPool.bytes_needed(self._decoder.config, capacity, dtype, sequences)
+        with lent_slots(offload, caches, beside, self._on_adjustment, self._ladder):
+            yield from self._batch(replies, sequences, cancel, beside)
+
+    def _batch(
+        self,
+        replies: Sequence[Reply],
+        sequences: int,
+        cancel: CancelFlag | None,
+        beside: int = GPU_WORKSPACE_BYTES,
+    ) -> Generator[tuple[int, GenerationChunk], None, None]:
         pool, loop = batch_parts(
             self._decoder,
             self._cache.pool.dtype,
             replies,
-            min(sequences, len(replies)),
+            sequences,
             use_graphs=self._use_graphs and self._offload is None,
             on_adjustment=self._on_adjustment,
+            beside=beside,
         )
         for reply in replies:
             if not loop.sampler.can_draw(reply.choice):
                 raise UsageError("batch.sampling", top_k=reply.params.top_k)
-        prefill = Prefill(self._decoder, self._prefill.chunk)
-        batch = Batch(loop, pool, prefill, cancel or CancelFlag())
+        prefill = Prefill(self._decoder, self._prefill.chunk, ladder=self._ladder)
+        batch = Batch(loop, pool, prefill, cancel or CancelFlag(), self._ladder)
+        with self._ladder.holding(pool, loop):
+            try:
+                yield from batch.run(replies)
+            except torch.OutOfMemoryError as error:
+                raise out_of_memory(self._decoder.device, error) from None
+            finally:
+                pool.release()
+
+    def _restore(self) -> None:
+        """Take memory for what was given up, if the last generation ended before that was done.
+
+        Raises:
+            ResourceError: ``memory.exhausted``.
+        """
         try:
-            yield from batch.run(replies)
+            self._ladder.attempt(lambda: None)
         except torch.OutOfMemoryError as error:
             raise out_of_memory(self._decoder.device, error) from None
 

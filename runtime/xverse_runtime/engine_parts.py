@@ -12,10 +12,12 @@ from xverse_runtime.decode_loop import DecodeLoop
 from xverse_runtime.decoding import decode_loop
 from xverse_runtime.device import out_of_memory, set_threads
 from xverse_runtime.expert_load import ExpertLoad
-from xverse_runtime.fit import Fit, described, fit_model, select_kernels
+from xverse_runtime.fit import Fit, described, fit_model, may_round, select_kernels
 from xverse_runtime.generation import Prefill
 from xverse_runtime.kv_cache import KVCache, KVPool
 from xverse_runtime.loading import LoadedWeights, load_weights, published_name
+from xverse_runtime.mapped_files import MappedFiles
+from xverse_runtime.memory_ladder import MemoryLadder
 from xverse_runtime.model import Decoder
 from xverse_runtime.model_dir import ModelDirectory
 from xverse_runtime.offload.offloaded_experts import ExpertOffload
@@ -38,19 +40,21 @@ class EngineParts:
     """What computes, and what is to be said about it.
 
     Args:
+        ladder: what is given up when the memory does not do.
         loop: chooses tokens on the device, where there is one.
         offload: the experts, where not all of them are on the device.
         plan: the memory plan, if one was made.
         use_graphs: whether CUDA graphs are wished for.
         use_lookup: whether proposals may be computed ahead.
         bytes_per_token: weights that one decoded token reads.
-        memory: names of what is held, and bytes.
+        memory: names of what is held for good, and bytes.
         notes: for those who want to know more.
     """
 
     decoder: Decoder
     cache: KVCache
     prefill: Prefill
+    ladder: MemoryLadder
     loop: DecodeLoop | None
     offload: ExpertOffload | None
     plan: ModelPlan | None
@@ -85,6 +89,8 @@ def load_parts(
         if fit.context_length < wished_context:
             facts = {"wished": wished_context, "context_length": fit.context_length}
             on_adjustment("memory.smaller_context", facts)
+        if fit.rounds:
+            on_adjustment("memory.int8_cache", {})
         return _Loading(fit, directory, model, config, progress, on_adjustment).parts(model_name)
 
     fit = fit_model(directory, model, config, wished_context)
@@ -94,6 +100,7 @@ def load_parts(
         if fit.offload is None or config.device != "auto":
             raise out_of_memory(fit.device, error) from None
         reason = str(error).split(". ")[0]
+    # Not while the error is handled: it holds what was loaded so far.
     on_adjustment("offload.failed", {"reason": reason})
     return load_on(Fit(torch.device("cpu"), reason, wished_context))
 
@@ -111,22 +118,34 @@ class _Loading:
         fit, model, config, device = self.fit, self.model, self.config, self.fit.device
         packed, on_gpu = is_store(self.directory), device.type == "cuda"
         kernels = select_kernels(config, model, device, packed=packed)
-        loaded = self._weights(kernels)
-        threads = set_threads(config.threads, loaded.nbytes, device, kernels)
-        pool = KVPool(model, fit.context_length, loaded.cache_dtype, device)
-        offload = self._offload(loaded, kernels)
-        rotary = RotaryTable(model, fit.context_length, device)
+        ladder = MemoryLadder(
+            self.on_adjustment, shrinks=config.context_length is None, rounds=may_round(config)
+        )
+        with MappedFiles() as files:
+            loaded = self._weights(kernels, files)
+            threads = set_threads(config.threads, loaded.nbytes, device, kernels)
+            pool = KVPool(model, fit.context_length, loaded.cache_dtype, device, later=True)
+            cache = KVCache(pool)
+            ladder.hold(pool, lambda: cache.length)
+            # Slots are whatever memory is left: while loading they give way before the ladder.
+            offload = ladder.attempt(lambda: self._offload(loaded, kernels, files))
+        if offload is not None:
+            ladder.hold_experts(offload)
+        rotary = RotaryTable(model, pool.capacity, device)
         runners = None if offload is None else offload.runners
         decoder = Decoder(model, loaded.weights, kernels, rotary, runners)
         load = ExpertLoad(model, device) if model.is_moe else None
-        cache_mib = loaded.cache_bytes / 2**20
-        kept_in = str(loaded.cache_dtype).removeprefix("torch.")
+        loop = self._loop(decoder, pool, offload) if on_gpu else None
+        if loop is not None:
+            ladder.hold_steps(loop)
+        kept_in = str(pool.dtype).removeprefix("torch.")
         kernels_note = described(kernels, config, packed=packed)
         return EngineParts(
             decoder=decoder,
-            cache=KVCache(pool),
-            prefill=self._prefill(decoder, load, kernels),
-            loop=self._loop(decoder, pool, offload) if on_gpu else None,
+            cache=cache,
+            prefill=self._prefill(decoder, load, kernels, ladder),
+            ladder=ladder,
+            loop=loop,
             offload=offload,
             plan=fit.plan,
             expert_load=load,
@@ -136,16 +155,17 @@ class _Loading:
             device=str(device),
             precision=loaded.precision,
             bytes_per_token=loaded.bytes_per_token,
-            memory=(("weights", loaded.nbytes), ("cache", loaded.cache_bytes)),
+            memory=(("weights", loaded.nbytes),),
             notes=(
                 f"device: {device} ({fit.reason})",
                 f"precision: {loaded.parts}",
                 f"kernels: {kernels_note}, {threads} CPU thread{'s' if threads > 1 else ''}",
-                f"context: {fit.context_length} tokens, KV cache {cache_mib:.1f} MiB ({kept_in})",
+                f"context: {pool.capacity} tokens, KV cache {pool.nbytes / 2**20:.1f} MiB"
+                f" ({kept_in})",
             ),
         )
 
-    def _weights(self, kernels: KernelBackend) -> LoadedWeights:
+    def _weights(self, kernels: KernelBackend, files: MappedFiles) -> LoadedWeights:
         return load_weights(
             self.directory,
             self.model,
@@ -156,9 +176,12 @@ class _Loading:
             kernels=kernels.name,
             offload=self.fit.offload is not None,
             kv=self.fit.kv(self.config),
+            files=files,
         )
 
-    def _offload(self, loaded: LoadedWeights, kernels: KernelBackend) -> ExpertOffload | None:
+    def _offload(
+        self, loaded: LoadedWeights, kernels: KernelBackend, files: MappedFiles
+    ) -> ExpertOffload | None:
         if self.fit.offload is None:
             return None
         queues = CudaQueues(self.fit.device)
@@ -169,6 +192,7 @@ class _Loading:
                 self.fit.offload,
                 queues,
                 kernels,
+                files=files,
                 threads=self.config.threads,
                 progress=self.progress,
                 on_adjustment=self.on_adjustment,
@@ -191,7 +215,11 @@ class _Loading:
         return decode_loop(decoder, pool, use_graphs=False, offloaded=step)
 
     def _prefill(
-        self, decoder: Decoder, load: ExpertLoad | None, kernels: KernelBackend
+        self,
+        decoder: Decoder,
+        load: ExpertLoad | None,
+        kernels: KernelBackend,
+        ladder: MemoryLadder,
     ) -> Prefill:
         on_gpu, wished = self.fit.device.type == "cuda", self.config.prefill_chunk
         chunk = GPU_PREFILL_CHUNK if on_gpu else CPU_PREFILL_CHUNK
@@ -202,4 +230,4 @@ class _Loading:
             self.on_adjustment("memory.smaller_chunk", {"tokens": size})
 
         paced = not on_gpu and kernels.exact_splits and wished is None
-        return Prefill(decoder, wished or chunk, told_chunk, load, paced=paced)
+        return Prefill(decoder, wished or chunk, told_chunk, load, paced=paced, ladder=ladder)

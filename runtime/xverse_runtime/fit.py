@@ -39,6 +39,7 @@ class Fit:
     """Where a model is computed, why there, with which context, and the plan if one was made.
 
     ``divided``: between GPU and host as the plan says, since it does not fit on the GPU whole.
+    ``rounds``: keys and values are in int8, since it does not fit otherwise.
     """
 
     device: torch.device
@@ -46,6 +47,7 @@ class Fit:
     context_length: int
     plan: ModelPlan | None = None
     divided: bool = False
+    rounds: bool = False
 
     @property
     def offload(self) -> ModelPlan | None:
@@ -53,9 +55,9 @@ class Fit:
         return self.plan if self.divided else None
 
     def kv(self, config: EngineConfig) -> str:
-        """What keys and values are kept in: as wished, or int8 where the plan needs it."""
+        """What keys and values are kept in: as wished, or int8 where it is needed."""
         planned = self.plan is not None and self.plan.placement.kv == "int8"
-        return "int8" if planned else config.kv
+        return "int8" if planned or self.rounds else config.kv
 
 
 def fit_model(
@@ -66,7 +68,8 @@ def fit_model(
     if not (config.forecast and fit.plan is None and is_store(directory)):
         return fit
     wishes = _wishes(Manifest.read(directory), config)
-    kv = "bf16" if config.kv == "auto" else config.kv  # the forecast is of what runs
+    kept = fit.kv(config)
+    kv = "bf16" if kept == "auto" else kept  # the forecast is of what runs
     wishes = replace(wishes, device=fit.device.type, context=fit.context_length, kv=kv)
     machine = measure_machine(fit.device)
     with suppress(XverseError):  # it runs nevertheless
@@ -105,6 +108,10 @@ def find_place(
     free = _usable_gpu_bytes(device, config)
     if needed <= free:
         return Fit(device, reason, fitting_context(directory, model, config, wished, device))
+    rounded = replace(config, kv="int8")
+    if may_round(config) and _needed_bytes(directory, model, rounded, least) <= free:
+        context = fitting_context(directory, model, rounded, wished, device)
+        return Fit(device, reason, context, rounds=True)
     sizes = f"the model needs {needed / GIB:.1f} GiB, the GPU has {free / GIB:.1f} GiB free"
     if is_store(directory) and model.is_moe and unpacked is None:
         plan = plan_offload(model, Manifest.read(directory), config, device)
@@ -161,6 +168,12 @@ def fitting_context(
     room = free - _needed_bytes(directory, model, config, 0)
     fits = room // KVPool.bytes_needed(model, 1, _cache_dtype(config))
     return min(wished, max(SMALLEST_CONTEXT, fits // CONTEXT_STEP * CONTEXT_STEP))
+
+
+def may_round(config: EngineConfig) -> bool:
+    """Whether keys and values may be kept in int8 for want of memory: not where another format or
+    exact maths was asked for."""
+    return config.kv == "auto" and config.precision != "fp32"
 
 
 def _cache_dtype(config: EngineConfig) -> torch.dtype:

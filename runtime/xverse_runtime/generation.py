@@ -13,6 +13,7 @@ from xverse_runtime.decoding import Decoding, DeviceDecoding, HostDecoding
 from xverse_runtime.device import out_of_memory
 from xverse_runtime.kv_cache import KVCache
 from xverse_runtime.lookup import Lookup
+from xverse_runtime.memory_ladder import MemoryLadder
 from xverse_runtime.model import Checkpoint, Decoder
 from xverse_runtime.moe import RouterObserver
 from xverse_runtime.reply import Reply
@@ -45,7 +46,8 @@ class Pace:
 
 
 class Prefill:
-    """Computes prompts in chunks that fit the memory: a chunk that does not is halved for good.
+    """Computes prompts in chunks that fit the memory: a chunk that does not is halved for good,
+    and when it cannot get smaller, other things do.
 
     Where that is wanted, chunks also get smaller when a slow processor takes long over one step,
     and larger again when it does not.
@@ -59,12 +61,15 @@ class Prefill:
         observer: RouterObserver | None = None,
         *,
         paced: bool = False,
+        ladder: MemoryLadder | None = None,
     ) -> None:
         """``on_smaller`` is told the new size when a chunk did not fit.
 
         ``observer`` is told the routers' logits, where nobody else observes the decoder. ``paced``:
-        keep steps short, for which the kernels' splits must be exact.
+        keep steps short, for which the kernels' splits must be exact. ``ladder``: what else can be
+        given up.
         """
+        self._ladder = ladder or MemoryLadder()
         self._observer = observer
         self._paced = paced
         self._paced_chunk = chunk
@@ -96,14 +101,27 @@ class Prefill:
                     observer=self._decoder.observer or self._observer,
                 )
             except torch.OutOfMemoryError as error:
-                if end - start <= SMALLEST_CHUNK:
-                    raise out_of_memory(self._decoder.device, error) from None
-                self.chunk = max(SMALLEST_CHUNK, (end - start) // 2)
-                self._on_smaller(self.chunk)
-                torch.cuda.empty_cache()
+                reason = str(error)
             else:
                 self._adapt(size, pace.longest_s)
+                continue
+            # After the error is gone, and with it what was computed so far.
+            self._make_room(end - start, reason)
         return logits
+
+    def _make_room(self, tokens: int, reason: str) -> None:
+        if tokens > SMALLEST_CHUNK:
+            self.chunk = max(SMALLEST_CHUNK, tokens // 2)
+            self._on_smaller(self.chunk)
+            torch.cuda.empty_cache()
+            return
+        out_of_room = torch.OutOfMemoryError(reason)
+        if not self._ladder.give_up():
+            raise out_of_memory(self._decoder.device, out_of_room)
+        try:
+            self._ladder.attempt(lambda: None)
+        except torch.OutOfMemoryError:
+            raise out_of_memory(self._decoder.device, out_of_room) from None
 
     def _adapt(self, size: int, longest_s: float) -> None:
         if longest_s > LONGEST_STEP_S:
@@ -132,12 +150,15 @@ class Generation:
         cancel: CancelFlag,
         loop: DecodeLoop | None = None,
         lookup: bool = False,
+        ladder: MemoryLadder | None = None,
     ) -> None:
         """``prompt_ids`` must be fewer than the cache's capacity; ``params`` checked.
 
         With a ``loop``, tokens are chosen on its device where it can. ``lookup``: compute likely
-        tokens ahead, for which the kernels' splits must be exact.
+        tokens ahead, for which the kernels' splits must be exact. ``ladder``: what is given up when
+        the memory does not do.
         """
+        self._ladder = ladder or MemoryLadder()
         self._decoder = decoder
         self._cache = cache
         self._prefill = prefill
@@ -154,6 +175,7 @@ class Generation:
             capacity=cache.capacity,
             cached=self._cached,
         )
+        self._ladder.needed = len(prompt_ids) + self._reply.limit
 
     def chunks(self) -> Generator[GenerationChunk, None, None]:
         """A chunk a token; the last one has the finish reason."""
@@ -162,7 +184,7 @@ class Generation:
             started = perf_counter()
             self._cache.truncate(self._cached)
             logits = self._prefill(reply.history, self._cache, self._raise_if_cancelled)
-            decoding = self._start(logits)
+            decoding = self._ladder.attempt(lambda: self._start(logits))
             drawn = decoding.next()
             clock.prefill_s = perf_counter() - started
             while True:
@@ -186,7 +208,14 @@ class Generation:
         on_device = reply.params.logprobs is None
         if loop is not None and on_device and loop.sampler.can_draw(reply.choice):
             return DeviceDecoding(
-                loop, self._cache, logits, reply.history, reply.choice, reply.limit, check
+                loop,
+                self._cache,
+                logits,
+                reply.history,
+                reply.choice,
+                reply.limit,
+                check,
+                self._ladder,
             )
         lookup = Lookup(reply.history, reply.limit) if self._use_lookup else None
         reply.passes = lookup.passes if lookup else ()
@@ -199,6 +228,7 @@ class Generation:
             reply.seed,
             check,
             lookup,
+            self._ladder,
         )
 
     def _raise_if_cancelled(self) -> None:

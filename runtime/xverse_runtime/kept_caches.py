@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
-
+from xverse_kernels.kv_rows import Rows
 from xverse_runtime.host_memory import host_memory
 from xverse_runtime.kv_cache import KVCache, common_prefix
 
@@ -18,7 +17,7 @@ SHARE_OF_FREE_MEMORY = 4
 @dataclass(frozen=True)
 class _Kept:
     tokens: list[int]
-    tensors: list[Tensor]
+    rows: list[Rows]
     nbytes: int
 
 
@@ -54,7 +53,7 @@ class KeptCaches:
         if leaves and lost >= LEAST_TOKENS and lost > cache.length // 2:
             self._keep(cache)
         if best is not None and gain >= LEAST_TOKENS:
-            cache.fill(best.tokens, best.tensors)
+            cache.fill(best.tokens, best.rows)
 
     def _keep(self, cache: KVCache) -> None:
         tokens = cache.tokens

@@ -13,6 +13,8 @@ from xverse_runtime.config import ModelConfig
 from xverse_runtime.device import DTYPES, QUANTISED, check_memory, select_precision
 from xverse_runtime.errors import DeviceError, UsageError
 from xverse_runtime.kv_cache import KVPool, cache_dtype
+from xverse_runtime.link import link_to
+from xverse_runtime.mapped_files import MappedFiles
 from xverse_runtime.model_dir import ModelDirectory
 from xverse_runtime.placement import place_weights
 from xverse_runtime.store.manifest import Manifest, is_store
@@ -20,6 +22,7 @@ from xverse_runtime.store.precision import PRESETS, bytes_per_token
 from xverse_runtime.store.weights import open_store
 from xverse_runtime.tensors import EMBEDDING, expected_tensors
 from xverse_runtime.types import LoadProgress, ProgressCallback
+from xverse_runtime.upload import Uploader
 from xverse_runtime.weights import ModelWeights, assemble_weights
 
 
@@ -63,6 +66,7 @@ def load_weights(
     kernels: str = "reference",
     kv: str = "auto",
     offload: bool = False,
+    files: MappedFiles | None = None,
 ) -> LoadedWeights:
     """Load what `directory` holds.
 
@@ -77,17 +81,28 @@ def load_weights(
         kernels: name of the backend, which decides on the form of the weights.
         kv: what keys and values are kept in, as in `EngineConfig`.
         offload: leave a store's experts and embedding mapped, for a GPU that cannot hold all.
+        files: told what is mapped; then a GPU's weights are read from the files.
 
     Raises:
+        IntegrityError: ``checkpoint.corrupt`` and whatever else is wrong with the files.
         UsageError: ``precision.needs_conversion``, ``precision.other_store``,
             ``precision.unsupported`` or ``kv.unsupported``.
     """
     if is_store(directory):
         return _load_store(
-            directory, config, precision, device, context_length, progress, kernels, kv, offload
+            directory,
+            config,
+            precision,
+            device,
+            context_length,
+            progress,
+            kernels,
+            kv,
+            offload,
+            files,
         )
     return _load_checkpoint(
-        directory, config, precision, device, context_length, progress, kernels, kv
+        directory, config, precision, device, context_length, progress, kernels, kv, files
     )
 
 
@@ -100,11 +115,13 @@ def _load_checkpoint(
     progress: ProgressCallback,
     kernels: str,
     kv: str,
+    files: MappedFiles | None,
 ) -> LoadedWeights:
     if requested in QUANTISED:
         path = str(directory.path)
         raise UsageError("precision.needs_conversion", precision=requested, model=path)
-    tensors = read_checkpoint(directory, config)
+    blocks = kernels == "triton"
+    tensors = read_checkpoint(directory, config, files if blocks else None)
     parameters = sum(tensor.numel() for tensor in tensors.values())
     precision = select_precision(requested, config.dtype, parameters, device)
     dtype = DTYPES[precision]
@@ -118,11 +135,12 @@ def _load_checkpoint(
         done += count
         progress(LoadProgress(done, total))
 
-    if kernels == "triton":
+    if blocks:
         published = tensors[EMBEDDING].dtype
         views = assemble_weights(tensors, config, published, torch.device("cpu"))
         form = BF16 if dtype == torch.bfloat16 else FP16
-        weights = place_weights(views, form, dtype, device, tell)
+        with Uploader(link_to(device), files, tell) as uploader:
+            weights = place_weights(views, form, dtype, uploader)
     else:
         weights = assemble_weights(tensors, config, dtype, device, tell)
     per_token = bytes_per_token(config, PRESETS["bf16"]) * dtype.itemsize // 2
@@ -139,6 +157,7 @@ def _load_store(
     kernels: str,
     kv: str,
     offload: bool,
+    files: MappedFiles | None,
 ) -> LoadedWeights:
     manifest = Manifest.read(directory)
     made = manifest.precision.experts
@@ -160,7 +179,11 @@ def _load_store(
     cache_bytes = KVPool.bytes_needed(config, context_length, cached)
     if not offload:  # the plan has seen to it
         check_memory([], cache_bytes + (total if blocks else 0), dtype, device)
-    weights = open_store(directory, config, manifest, dtype, as_stored=host)
+    mapped_files = files if blocks else None
+    as_stored = host or blocks  # converted on the way
+    weights = open_store(
+        directory, config, manifest, dtype, as_stored=as_stored, files=mapped_files
+    )
     if blocks:
         done = 0
 
@@ -169,7 +192,8 @@ def _load_store(
             done = min(done + count, total)
             progress(LoadProgress(done, total))
 
-        weights = place_weights(weights, BF16, dtype, device, tell, offload=offload)
+        with Uploader(link_to(device), files, tell) as uploader:
+            weights = place_weights(weights, BF16, dtype, uploader, offload=offload)
     if not offload:  # then the experts are still to come
         progress(LoadProgress(total, total))
     parts = manifest.precision

@@ -13,6 +13,9 @@ KV_BITS = {"bf16": 16, "int8": 8}
 SCALE_BYTES = 2  # int8 keys and values have one fp16 scale a head and token
 # Of products on unpacked weights, of sampling and of the library's own, whatever a prompt's length.
 FIXED_WORKSPACE = 96 * 2**20
+SCRATCH = 2**22 + 2**18  # of the kernels: partial sums and counters, allocated once
+GRAPH_BYTES = 2**17  # a captured graph takes of the driver: an estimate, not measured
+BUCKETS = 3  # lengths of the past that steps are captured for
 STATES = 10  # tensors as wide as the hidden state that are alive at once in a layer of a prompt
 
 
@@ -104,6 +107,20 @@ class ModelSizes:
         qkv_rows = config.hidden_size + 2 * config.num_kv_heads * config.head_dim
         unpacked = 2 * 2 * qkv_rows * config.hidden_size
         return tokens * each + unpacked + 4 * 2 * config.vocab_size + FIXED_WORKSPACE
+
+    def steps(self) -> int:
+        """What decoding keeps: scratch memory of the kernels, and the graphs of all buckets with
+        the results in them. Counted as where experts are divided, with two graphs a layer."""
+        config = self.config
+        results = 4 * config.vocab_size + config.num_layers * 8 * config.hidden_size
+        graphs = (2 * config.num_layers + 1) * GRAPH_BYTES
+        return SCRATCH + BUCKETS * (graphs + results)
+
+    def token_buffers(self, tokens: int) -> int:
+        """The parts of a layer's sum where experts are divided (`TokenBuffers`), for so many
+        tokens: fp32 from hits, from what crossed the link, and from the host."""
+        slots = self.config.top_k + self.config.num_shared_experts
+        return 3 * 4 * slots * self.config.hidden_size * tokens
 
     @property
     def flops_per_token(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -23,8 +23,7 @@ def place_weights(
     weights: ModelWeights,
     form: WeightFormat,
     dtype: torch.dtype,
-    device: torch.device,
-    on_loaded: Callable[[int], None] = lambda _bytes: None,
+    uploader: Uploader,
     *,
     offload: bool = False,
 ) -> ModelWeights:
@@ -34,13 +33,14 @@ def place_weights(
         weights: views of mapped files, plain or packed.
         form: float format of blocks made of plain experts; packed ones keep theirs.
         dtype: of the activations.
-        device: where to.
-        on_loaded: told the bytes copied.
+        uploader: to the device.
         offload: leave the embedding and the experts of mixtures where they are.
+
+    Raises:
+        IntegrityError: ``checkpoint.corrupt``: a file could not be read.
     """
-    placer = _Placer(Uploader(device, on_loaded), form, dtype, offload)
-    placed = placer.model(weights)
-    placer.uploader.finish()
+    placed = _Placer(uploader, form, dtype, offload).model(weights)
+    uploader.finish()
     return placed
 
 
@@ -94,8 +94,7 @@ class _Placer:
         """Matrices of the same width, one below the other."""
         plain = [part for part in parts if isinstance(part, Tensor)]
         if plain:
-            whole = torch.cat(plain) if len(plain) > 1 else plain[0]
-            return self._tensor(whole)
+            return self._dense_matrix(plain)
         packed = [part for part in parts if isinstance(part, PackedMatrix)]
         # row blocks are packed one by one, so the bytes of whole blocks can be joined
         assert all(part.rows % ROWS == 0 for part in packed[:-1])
@@ -108,6 +107,15 @@ class _Placer:
             start += part.data.numel()
         rows = sum(part.rows for part in packed)
         return PackedMatrix(data, rows, packed[0].columns, packed[0].form)
+
+    def _dense_matrix(self, parts: Sequence[Tensor]) -> Tensor:
+        shape = sum(part.shape[0] for part in parts), parts[0].shape[1]
+        whole = torch.empty(shape, dtype=self._dtype, device=self.device)
+        start = 0
+        for part in parts:
+            self.uploader.copy(part, whole[start : start + part.shape[0]])
+            start += part.shape[0]
+        return whole
 
     @property
     def device(self) -> torch.device:
@@ -129,9 +137,7 @@ class _Placer:
             pairs = gate_up.view(width // ROWS, 2, ROWS, hidden)
             end = layout.gate_up_bytes + layout.down_bytes
             down = block[layout.gate_up_bytes : end].view(self._form.dtype).view(hidden, width)
-            parts = [self._tensor(part) for part in expert]
-            self.uploader.finish()
-            pairs[:, 0] = parts[0].view(width // ROWS, ROWS, hidden)
-            pairs[:, 1] = parts[1].view(width // ROWS, ROWS, hidden)
-            down.copy_(parts[2])
+            self.uploader.copy(expert.gate, pairs[:, 0])
+            self.uploader.copy(expert.up, pairs[:, 1])
+            self.uploader.copy(expert.down, down)
         return ExpertBlocks(blocks, layout, self._dtype)

@@ -17,6 +17,7 @@ MARGIN_PARTS = 32
 MOST_TOKENS, LEAST_TOKENS, TOKEN_STEP = 2048, 64, 64
 WORKSPACE_PARTS = 16
 CPU_TOKENS = 128
+MOST_FEW = 128  # tokens of a pass whose parts are buffered where experts are divided
 # Two buffers of at least one expert each: copies are large enough then, and more hide waits.
 STAGING = 256 * MIB
 
@@ -67,8 +68,12 @@ def place_on_gpu(
         host has no room for the program.
     """
     workspace, tokens = _workspace(sizes, gpu, context)
-    room = gpu - sizes.dense - sizes.kv(context, kv) - workspace
-    embedding = sizes.separate_embedding()
+    steps, embedding = sizes.steps(), sizes.separate_embedding()
+    room = gpu - sizes.dense - sizes.kv(context, kv) - workspace - steps
+    on_gpu = room >= sizes.routed + embedding
+    if not on_gpu and sizes.config.is_moe:
+        buffers = sizes.token_buffers(1 + MOST_FEW)  # one set for single tokens, one for several
+        steps, room = steps + buffers, room - buffers
     staging, slots = 0, sizes.routed_blocks
     if room < sizes.routed:
         if not sizes.config.is_moe:
@@ -77,7 +82,6 @@ def place_on_gpu(
         slots = (room - staging) // sizes.block
     if slots < 0 or room < 0:
         return None
-    on_gpu = room >= sizes.routed + embedding
     pinned = min(UPLOAD, machine.pinnable)
     mapped = 0
     if slots < sizes.routed_blocks:
@@ -102,6 +106,7 @@ def place_on_gpu(
         expert_slots=slots,
         prefill_chunk=tokens,
         workspace=workspace,
+        steps=steps,
         staging=staging,
         pinned=pinned,
         host=used,

@@ -26,6 +26,7 @@ class Placement:
         expert_slots: routed experts that the GPU holds, of all layers together.
         prefill_chunk: most tokens of a prompt computed at once.
         workspace: reserved for such a piece.
+        steps: what decoding keeps beside weights and cache: scratch, graphs, buffers.
         staging: on the GPU, for two buffers of experts on their way; the host has the same.
         pinned: page-locked host memory: those buffers, and experts to copy directly.
         host: memory of the program on the host, pinned memory included.
@@ -45,6 +46,7 @@ class Placement:
     pinned: int
     host: int
     mapped: int
+    steps: int = 0
 
     @property
     def experts_resident(self) -> bool:
@@ -76,7 +78,7 @@ class Placement:
         resident = self.sizes.dense + self.expert_slots * self.sizes.block
         if self.embedding_device == "cuda":
             resident += self.sizes.separate_embedding()
-        return resident + self.kv_bytes + self.workspace + self.staging
+        return resident + self.kv_bytes + self.workspace + self.steps + self.staging
 
 
 @dataclass(frozen=True)

@@ -119,8 +119,12 @@ class PseudoTerminal:
         import termios
 
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-        self.screen.resize(rows, columns)
+        self.resize_screen(columns, rows)
         self.process.send_signal(signal.SIGWINCH)
+
+    def resize_screen(self, columns: int, rows: int) -> None:
+        """What the terminal does with its screen then: cuts off what is too wide."""
+        self.screen.resize(rows, columns)
 
     def hang_up(self) -> None:
         """Close the window."""

@@ -15,6 +15,7 @@ from xverse_cli.chat.clipboard import copy_text
 from xverse_cli.chat.code_blocks import code_blocks
 from xverse_cli.chat.commands import COMMANDS
 from xverse_cli.chat.conversation import Made, Turn
+from xverse_cli.chat.sessions import folder
 from xverse_cli.chat.sessions.folder import latest_session, saved_sessions
 from xverse_cli.chat.statistics import bars
 from xverse_cli.host import Host
@@ -464,6 +465,15 @@ def test_export_writes_over_nothing(tmp_path: Path) -> None:
     assert "is there already; nothing was written" in chat.stderr
     assert "cannot be written: No such file or directory" in chat.stderr
     assert (tmp_path / "a.md").read_text() == "mine"
+
+
+def test_save_says_nothing_else_where_it_fails() -> None:
+    folder.state_dir().parent.mkdir(parents=True)
+    folder.state_dir().write_text("in the way", encoding="utf-8")
+    chat = Chat("one", "/save trip", "/save", saves=True)
+    assert chat.stderr.count("NOT SAVED") == 4  # the turn, both commands and the end
+    assert "Saved as" not in chat.stderr
+    assert "nothing to save" not in chat.stderr
 
 
 def test_save_names_the_session_and_load_switches() -> None:

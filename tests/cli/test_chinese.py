@@ -225,6 +225,16 @@ def test_details_within_details() -> None:
     assert reworded("something else", DETAILS) == "something else"
 
 
+def test_details_without_a_translation_are_quoted() -> None:
+    with messages.worded_in("zh"):
+        assert messages.detail("Expected '=' after a key") == "原文为“Expected '=' after a key”"
+        assert messages.detail("No such file or directory") == "文件或目录不存在"
+        assert [*map(messages.detail, ("/a b/c", "HTTP 503", "已有译文 as it is"))] == [
+            *("/a b/c", "HTTP 503", "已有译文 as it is")
+        ]
+    assert messages.detail("Expected '=' after a key") == "Expected '=' after a key"
+
+
 def test_details_of_errors() -> None:
     error = XverseError("path.unreadable", path="x", detail="Permission denied")
     assert messages.error_text(error)[0] == "x cannot be read: Permission denied."

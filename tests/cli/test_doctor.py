@@ -48,18 +48,18 @@ def test_a_described_gpu_before_any_download(cli: Cli, cache: Path) -> None:
     assert (result.code, result.stderr) == (0, "")
     shown = result.stdout.decode()
     assert "Described machine: RTX 4060 8GB" in shown
-    assert "20.0 of 64 experts a layer on the GPU" in shown
+    assert "19.7 of 64 experts a layer on the GPU" in shown
     assert [line.split()[0] for line in shown.splitlines() if line.startswith(("bf", "int"))] == [
         "bf16",
         "int8",
         "int4",
     ]
-    assert "Recommended: int8, 7.9 of 64 experts a layer on the GPU, " in shown
+    assert "Recommended: int8, 7.7 of 64 experts a layer on the GPU, " in shown
     assert f"\n  xverse pull {DEFAULT_MODEL} --precision int8 --delete-source\n" in shown
     assert "Kernels" not in shown  # those are this machine's
     # A cache in int8 leaves room for more experts; left to itself, the plan takes it.
     for wished in ((), ("--kv", "int8")):
-        assert "22.7 of 64 experts a layer" in cli("doctor", *arguments, *wished).stdout.decode()
+        assert "22.4 of 64 experts a layer" in cli("doctor", *arguments, *wished).stdout.decode()
 
 
 def test_a_gpu_that_holds_the_model_is_recommended_as_it_is(cli: Cli, cache: Path) -> None:
@@ -150,7 +150,7 @@ def test_what_cannot_run_is_told_with_the_nearest_plan(cli: Cli, tmp_path: Path)
     assert result.code == 5
     assert result.stdout.decode().count("does not fit") == 3
     assert "precision auto and device cuda does not fit" in result.stderr
-    assert "The nearest that fits: --device cuda --precision int4 --context 3840" in result.stderr
+    assert "The nearest that fits: --device cuda --precision int4 --context 3584" in result.stderr
     capped = cli(*arguments[:3], "--gpu", "4060", "--gpu-memory", "2.6GiB", "--device", "cuda")
     assert "does not fit" in capped.stdout.decode()
     refusal = json.loads(cli(*arguments, "--context", "8192", "--json").stdout)["refusal"]
@@ -206,3 +206,17 @@ def test_a_described_machine_needs_no_torch_device(repository: Path) -> None:
     whole = f"import sys; sys.path[:0] = {paths}\n{code}"
     done = subprocess.run([sys.executable, "-c", whole], capture_output=True, timeout=60)
     assert done.returncode == 0, done.stderr.decode()
+
+
+def test_the_cache_of_each_plan_and_the_faster_choice_are_shown(cli: Cli, cache: Path) -> None:
+    arguments = ("--model", DEFAULT_MODEL, "--gpu", "RTX 4060 8GB")
+    shown = cli("doctor", *arguments).stdout.decode()
+    rows = [line.split() for line in shown.splitlines() if line.startswith(("bf", "int"))]
+    assert [row[:2] for row in rows] == [["bf16", "int8"], ["int8", "int8"], ["int4", "int8"]]
+    assert "Or, faster: int4, " in shown
+    assert f"\n  xverse pull {DEFAULT_MODEL} --precision int4 --delete-source\n" in shown
+    told = cli("doctor", *arguments, "--json").json
+    assert (told["chosen"], told["faster"]) == ("int8", "int4")
+    assert "faster" not in cli("doctor", *arguments, "--precision", "int8").stdout.decode()
+    fast = cli("doctor", "--model", DEFAULT_MODEL, "--gpu", "4090", "--json").json
+    assert fast["faster"] is None  # it is at reading speed many times over

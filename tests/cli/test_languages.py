@@ -225,7 +225,7 @@ def test_slash_commands_in_chinese(cli: Cli) -> None:
     assert len(rows) > 8
     starts = {columns(line[: edges(line)[-1] + 2]) for line in rows}
     assert len(starts) == 1  # every explanation begins in the same column
-    assert "未知命令：/hlep （是否想用 /help？）" in told
+    assert "未知命令：/hlep（是否想用 /help？）" in told
     assert "/clear 不带参数。" in told
 
 

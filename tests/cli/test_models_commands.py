@@ -177,3 +177,68 @@ def test_show_what_is_not_complete_or_not_there(cli: Cli, golden: Path) -> None:
     add_golden(golden).snapshot(NEW).joinpath("pytorch_model-00001-of-00002.bin").unlink()
     assert cli("show", REPO).code == 0
     assert cli("show", "org/none").code == 3
+
+
+@pytest.mark.parametrize("kind", ["published", "store"])
+def test_files_that_are_cut_short_are_damaged(cli: Cli, golden: Path, kind: str) -> None:
+    snapshot = add_golden(golden).snapshot(NEW)
+    store = Path(cli("convert", REPO, "--precision", "int4").stdout.decode().strip())
+    name = "pytorch_model-00002-of-00002.bin" if kind == "published" else "layer-00001.safetensors"
+    file = ((snapshot if kind == "published" else store) / name).resolve()
+    file.write_bytes(file.read_bytes()[:-1000])
+    found = {one["kind"]: one for one in cli("list", "--json").json}
+    assert (found[kind]["state"], found[kind]["damaged"]) == ("damaged", [name])
+    (other,) = (one for key, one in found.items() if key != kind)
+    assert (other["state"], other["damaged"]) == ("complete", [])
+    told = cli("list")
+    named = f"{REPO} --published" if kind == "published" else str(store)
+    assert f"xverse verify {named} --repair" in told.stderr
+    assert cli("verify", *named.split()).code == 4
+
+
+def test_safetensors_tell_their_size(golden: Path, tmp_path: Path) -> None:
+    from xverse_cli.models.sizes import cut_files
+
+    model = Path(shutil.copytree(golden / "moe-safetensors", tmp_path / "model"))
+    assert cut_files(model) == []
+    names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    (model / names[0]).write_bytes((model / names[0]).read_bytes()[:-1])
+    (model / names[1]).write_bytes(b"")
+    assert cut_files(model) == names
+
+
+def test_what_is_incomplete_names_the_command_that_goes_on(cli: Cli, golden: Path) -> None:
+    files = {one.name: one.read_bytes() for one in (golden / "moe-bin").iterdir()}
+    files.pop("pytorch_model-00002-of-00002.bin")
+    add(files)
+    assert f"xverse pull {REPO}\n" in cli("list").stderr
+    partial = stores_dir() / f"{REPO.replace('/', '--')}-int4.partial"
+    partial.mkdir(parents=True)
+    told = cli("list").stderr
+    assert f"xverse pull {REPO} --precision int4 --delete-source" in told
+    assert f"xverse pull {REPO}\n" not in told
+
+
+def test_a_narrow_terminal_breaks_no_row(
+    cli: Cli, golden: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_golden(golden, "xverse/XVERSE-MoE-with-a-long-name-that-goes-on-and-on")
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = cli("list", terminal="o").stdout.decode().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0] == "MODEL"
+    assert lines[1].split()[:2] == ["KIND", "SIZE"]
+    assert lines[2].endswith("goes-on-and-on")
+    assert lines[3].split()[0] == "published"
+    monkeypatch.setenv("COLUMNS", "200")
+    assert cli("list", terminal="o").stdout.decode().splitlines()[0].split()[:2] == [
+        "MODEL",
+        "KIND",
+    ]
+
+
+def test_show_a_store_whose_source_was_deleted(cli: Cli, golden: Path) -> None:
+    add_golden(golden)
+    assert cli("convert", REPO, "--precision", "int4", "--delete-source", "--yes").code == 0
+    found = cli("show", REPO, "--json").json
+    assert found["precision"] == {"experts": "int4", "attention": "int8", "head": "int8"}

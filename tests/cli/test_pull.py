@@ -11,6 +11,7 @@ import pytest
 from tests.cli.conftest import Cli
 from tests.cli.pull_support import (
     CONFIG,
+    HURRIED,
     PART,
     REPO,
     contents,
@@ -506,3 +507,58 @@ def test_a_repair_without_a_network_changes_nothing(cli: Cli, hub: HubServer, ho
     result = cli("verify", REPO, "--repair")
     assert (result.code, "cannot be reached" in result.stderr) == (3, True)
     assert blob.read_bytes() == b"[]"
+
+
+def test_a_blocked_hub_is_asked_once_and_a_busy_one_again(home: Path) -> None:
+    from xverse_cli.models.download.huggingface import TRIES, HuggingFace
+    from xverse_cli.models.download.patience import Patience
+    from xverse_cli.models.download.remote import UnreachableError
+
+    blocked = type("ConnectTimeout", (OSError,), {})  # as requests and httpx call it
+    asked: list[type[Exception]] = []
+
+    def failing(kind: type[Exception]) -> None:
+        def ask() -> None:
+            asked.append(kind)
+            raise kind("no answer")
+
+        with pytest.raises(UnreachableError):
+            HuggingFace(Patience(), sleep=lambda _: None)._patiently(ask, REPO, "main")
+
+    failing(blocked)
+    failing(ConnectionResetError)
+    assert asked == [blocked, *[ConnectionResetError] * TRIES]
+
+
+def test_how_far_another_process_is_can_be_seen(hub: HubServer, home: Path) -> None:
+    """Also where it packs weight files as they come, and deletes them."""
+    from tests.cli.models_support import begin
+    from xverse_cli.models import pull
+    from xverse_cli.models.sources import Route, chosen_sources
+
+    class Nobody:
+        def show(self, statuses: object) -> None: ...
+
+        def note(self, note: object) -> None: ...
+
+    files = two_shards()
+    commit = hub.add_model(REPO, files)
+    first, second = (f"pytorch_model-0000{number}-of-00002.bin" for number in (1, 2))
+    route = Route(chosen_sources("huggingface", {}, HURRIED), REPO, "main", lambda note: None)
+    job = pull.Pull(route, 1, HURRIED, Nobody())
+    plan = job.plan(None, lambda config: None)
+    gone: set[str] = set()
+
+    def done() -> dict[str, int]:
+        return {one.name: one.done for one in job.statuses_of_another(plan, gone) if one.done}
+
+    assert done() == {}
+    digest = begin(job.folder, first, files[first], commit)
+    assert done() == {first: len(files[first]) // 2}
+    job.folder.drop_unfinished(digest)
+    job.folder.blobs.mkdir(parents=True)
+    (job.folder.blobs / digest).write_bytes(files[first])
+    assert done() == {first: len(files[first])}
+    (job.folder.blobs / digest).unlink()
+    begin(job.folder, second, files[second], commit)
+    assert done() == {first: len(files[first]), second: len(files[second]) // 2}

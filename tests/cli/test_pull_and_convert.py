@@ -6,6 +6,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
+
 from tests.cli.conftest import Cli
 from tests.cli.pull_support import REPO, contents, golden_files, hub, snapshot
 from tests.hub_server import HubServer
@@ -189,3 +191,71 @@ def test_an_unfinished_download_is_named_so(
     assert result.code == 3
     assert "incomplete" in result.stderr
     assert f"xverse pull {REPO}" in result.stderr
+
+
+def test_what_was_begun_packed_is_gone_on_with(
+    cli: Cli, hub: HubServer, home: Path, golden_files: dict[str, bytes]
+) -> None:
+    commit = hub.add_model(REPO, golden_files, hosts=("huggingface",))
+    hub.faults.down = ("cdn",)
+    command = ("pull", REPO, ACCEPT, "--precision", "int4", "--delete-source")
+    assert cli(*command).code == 3
+    told = cli("chat", "-m", REPO, stdin=b"hello\n")
+    assert told.code == 3
+    assert f"xverse pull {REPO} --precision int4 --delete-source" in told.stderr
+    hub.faults.down = ()
+    declined = cli("generate", "hi", "-m", REPO, stdin=b"n\n", terminal="ie")
+    assert declined.code == 3
+    result = cli("generate", "hi", "-m", REPO, stdin=b"\n", terminal="ie")
+    assert result.code == 0, result.stderr
+    assert "packing it to int4 was interrupted" in result.stderr
+    assert not list(snapshot(home, commit).glob("*.bin"))
+    assert (stores_dir() / "xverse--XVERSE-Test-Chat-int4").is_dir()
+
+
+def test_a_resumed_packing_says_how_far_it_is_in_one_line(
+    cli: Cli, hub: HubServer, golden_files: dict[str, bytes]
+) -> None:
+    hub.add_model(REPO, golden_files, hosts=("huggingface",))
+    command = ("pull", REPO, ACCEPT, "--precision", "int4", "--delete-source")
+    hub.faults.down = ("cdn",)
+    first = cli(*command)
+    assert first.code == 3
+    assert "Licence of the weights" in first.stderr
+    hub.faults.down = ()
+    again = cli(*command, terminal="e")
+    assert again.code == 0, again.stderr
+    assert f"Going on with {REPO}, to be packed to int4" in " ".join(again.stderr.split())
+    assert "Licence of the weights" not in again.stderr
+    assert f"xverse chat -m {REPO}" in " ".join(again.stderr.split())
+
+
+def test_the_offer_shows_what_each_precision_costs_and_gains(
+    cli: Cli, hub: HubServer, golden_files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from xverse_cli.models import pull
+    from xverse_cli.models.machine_fit import FitRow, MachineFit
+
+    rates = {"bf16": 2.1, "int8": 17.9, "int4": 38.8}
+    rows = tuple(FitRow(name, 2**30, 2**20, False, True, rate) for name, rate in rates.items())
+    fit = MachineFit(8192, 2**35, 2**33, "RTX 4060", rows)
+    monkeypatch.setattr(pull, "machine_fit_apart", lambda *_, **__: fit)
+    hub.add_model(REPO, golden_files)
+    result = cli("generate", "hi", "-m", REPO, stdin=b"5\nint4\ny\n", terminal="ie")
+    assert result.code == 0, result.stderr
+    told = " ".join(result.stderr.split())
+    assert "8: packed to int8 as it comes, 1.0 GiB on disk, about 17.9 tokens/s" in told
+    assert "4: packed to int4 as it comes, 1.0 GiB on disk, about 38.8 tokens/s" in told
+    assert "hardly change" in told
+    assert told.count("[y/8/4/N]") == 2  # 5 is none of the answers
+    assert (stores_dir() / "xverse--XVERSE-Test-Chat-int4").is_dir()
+
+
+def test_the_precision_that_was_asked_for_is_offered(
+    cli: Cli, hub: HubServer, golden_files: dict[str, bytes]
+) -> None:
+    hub.add_model(REPO, golden_files)
+    argv = ("generate", "hi", "-m", REPO, "--precision", "int8")
+    result = cli(*argv, stdin=b"y\ny\n", terminal="ie")
+    assert result.code == 0, result.stderr
+    assert (stores_dir() / "xverse--XVERSE-Test-Chat-int8").is_dir()

@@ -11,7 +11,10 @@ from tests.cli.fake_engine import FakeEngine
 from tests.cli.scripted_chat import Chat, Interrupted
 from xverse_cli.chat.commands import COMMANDS, as_message
 from xverse_cli.chat.conversation import Turn
+from xverse_cli.chat.key_bindings import ClearedInput
 from xverse_cli.chat.slash import as_line
+from xverse_cli.messages import text, worded_in
+from xverse_cli.streams import Streams
 from xverse_runtime.errors import GenerationError
 from xverse_runtime.types import CancelFlag, GenerationChunk, SamplingParams
 
@@ -88,6 +91,20 @@ def test_unknown_commands_suggest_the_nearest() -> None:
     assert chat.engine.prompts == []
 
 
+def test_what_is_no_command_counts_as_failed_in_a_pipe(cli: Cli) -> None:
+    for line in ("/nothing", "/undo 7"):
+        result = cli("chat", stdin=f"{line}\n".encode())
+        assert result.code == 7, line
+
+
+def test_an_unknown_command_in_chinese() -> None:
+    with worded_in("zh"):
+        chat = Chat("/hlep", "/nix")
+    assert chat.stderr.splitlines()[::2] == [
+        *("未知命令：/hlep（是否想用 /help？）", "未知命令：/nix（/help 列出全部命令。）")
+    ]
+
+
 def test_retry_asks_the_same_again() -> None:
     chat = Chat("one", "/retry", "/retry", engine=FakeEngine(["A.", "B.", "C."]))
     assert chat.engine.prompts == ["user: one\nassistant: "] * 3
@@ -103,6 +120,19 @@ def test_ctrl_c_at_the_prompt_goes_on() -> None:
     chat = Chat(KeyboardInterrupt, "hello")
     assert "Ctrl-D or type /exit" in chat.stderr
     assert chat.stdout == "Reply.\n"
+
+
+def test_ctrl_c_while_the_way_out_is_told_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+
+    def say(streams: Streams, line: str, *, level: int = 0) -> None:
+        said.append(line)
+        if len(said) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Streams, "say", say)
+    assert Chat(ClearedInput, "hello").stdout == "Reply.\n"
+    assert said[:2] == [text("chat.how_to_leave")] * 2
 
 
 def test_a_partial_reply_is_kept() -> None:

@@ -114,6 +114,27 @@ def test_writing_goes_on_behind_a_line_that_was_cut_short() -> None:
     assert read_session(path).asked_for == "another"  # the first line that was added
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"[" * 100_000,
+        b'{"type": "undo", "turns": 1e999}',
+        b'{"type": "undo", "turns": -1}',
+        b'{"type": "session", "version": Infinity, "time": ""}',
+        b'{"type": "turn", "at": -1, "user": "x", "reply": "y", "interrupted": 0, "left_out": 0}',
+    ],
+)
+def test_a_line_that_makes_no_sense_is_damage(line: bytes) -> None:
+    writing = Writing()
+    writing.say("one", "A")
+    writing.recorder.close()
+    path = writing.recorder.path
+    path.write_bytes(path.read_bytes() + line + b"\n")
+    (saved,) = folder.saved_sessions()
+    assert saved.damaged == 1
+    assert saved.conversation == writing.conversation
+
+
 def test_damage_in_the_middle_costs_only_what_is_damaged() -> None:
     writing = Writing()
     for word in ("one", "two", "three"):
@@ -214,9 +235,12 @@ def test_a_state_directory_that_cannot_be_is_spoken_of() -> None:
     writing = Writing()
     writing.say("one", "A")
     assert "NOT SAVED" in writing.complaints[0]
+    assert len(writing.complaints) == 1  # once for the message and its reply
+    writing.say("two", "B")
+    assert len(writing.complaints) == 2
     folder.state_dir().unlink()
     writing.recorder.close()
-    assert [turn.user for turn in writing.read().turns] == ["one"]
+    assert [turn.user for turn in writing.read().turns] == ["one", "two"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="open files cannot be deleted there")
@@ -240,7 +264,6 @@ def test_without_saving_there_is_no_file_until_it_is_wanted() -> None:
     assert read_session(recorder.path).conversation == conversation
 
 
-@pytest.mark.skipif(os.name == "nt", reason="no locks there")
 def test_a_session_is_open_only_once() -> None:
     writing = Writing()
     writing.say("one", "A")
@@ -252,6 +275,48 @@ def test_a_session_is_open_only_once() -> None:
         folder.remove_session(saved.path)
     writing.recorder.close()
     Writing().recorder.resume(saved)
+
+
+class WindowsLocks:
+    """`msvcrt.locking`: bytes from the file's position on, for one descriptor at a time."""
+
+    LK_UNLCK, LK_NBLCK = 0, 2
+
+    def __init__(self) -> None:
+        self.holders: dict[tuple[int, int], int] = {}  # by file and place
+
+    def locking(self, descriptor: int, mode: int, count: int) -> None:
+        assert count == 1
+        byte = os.fstat(descriptor).st_ino, os.lseek(descriptor, 0, os.SEEK_CUR)
+        if self.holders.get(byte) != (None if mode == self.LK_NBLCK else descriptor):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        if mode == self.LK_NBLCK:
+            self.holders[byte] = descriptor
+        else:
+            del self.holders[byte]
+
+
+def test_a_session_is_locked_on_windows_too(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    locks = WindowsLocks()
+    modules = {"msvcrt": locks}
+    monkeypatch.setattr("xverse_cli.chat.sessions.journal._module", modules.get)
+    first, second = Journal(home / "a.jsonl"), Journal(home / "a.jsonl")
+    first.append({"type": "session"})
+    assert folder.in_use(first.path)
+    with pytest.raises(UsageError) as caught:
+        second.append({"type": "session"})
+    assert caught.value.code == "session.in_use"
+    # What is locked can be read by nobody else there.
+    assert min(place for _, place in locks.holders) > first.path.stat().st_size
+    first.append({"type": "undo"})
+    first.close()
+    assert not locks.holders
+    assert not folder.in_use(first.path)
+    second.append()
+    assert [json.loads(line)["type"] for line in first.path.read_text().splitlines()] == [
+        *("session", "undo", "session")
+    ]
+    second.close()
 
 
 def test_every_record_is_synced(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,3 +130,9 @@ def test_a_conversation_that_is_not_saved_is_said_even_when_quiet(cli: Cli) -> N
         result = cli("chat", "--save", *quiet, stdin=b"one\n")
         assert (result.code, result.stdout) == (0, b"Hello there.\n")
         assert "NOT SAVED" in result.stderr
+
+
+def test_without_a_command_the_sessions_are_listed(cli: Cli, two: list[str]) -> None:
+    result = cli("sessions")
+    assert (result.code, result.stderr) == (0, "")
+    assert result.stdout == cli("sessions", "list").stdout

@@ -141,3 +141,61 @@ def test_repair_makes_a_store_again(cli: Cli, golden: Path) -> None:
     result = cli("verify", REPO, "--repair")
     assert result.code == 4
     assert "make it again" in result.stderr
+
+
+@pytest.fixture
+def packed(cli: Cli, hub: HubServer, tmp_path: Path) -> Path:
+    """A store that was packed as its six weight files came."""
+    from tests.runtime.test_store_streaming import publish
+
+    publish("moe-bin", tmp_path / "published", "bin", 6)
+    hub.add_model(REPO, {one.name: one.read_bytes() for one in (tmp_path / "published").iterdir()})
+    command = ("pull", REPO, "--accept-license", "--precision", "int4", "--delete-source")
+    return Path(cli(*command).stdout.decode().strip())
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_repair_fetches_what_broken_files_of_a_store_are_made_of(
+    cli: Cli, hub: HubServer, packed: Path, cut: bool
+) -> None:
+    before = {one.name: one.read_bytes() for one in packed.iterdir()}
+    layer = packed / "layer-00002.safetensors"
+    if cut:
+        layer.write_bytes(layer.read_bytes()[:-1])
+    else:
+        damage(layer, 9000)
+    kept = (packed / "layer-00000.safetensors").stat().st_mtime_ns
+    served, whole = hub.served_bytes, hub.served_bytes
+    result = cli("verify", REPO, "--repair", "--json", stdin=b"y\n", terminal="ie")
+    assert result.code == 0, result.stderr
+    assert result.json["ok"] is True
+    assert "have to be fetched again" in result.stderr
+    assert {one.name: one.read_bytes() for one in packed.iterdir()} == before
+    assert (packed / "layer-00000.safetensors").stat().st_mtime_ns == kept
+    assert 0 < hub.served_bytes - served < 0.7 * whole
+
+
+def test_a_store_is_left_as_it_is_where_the_answer_is_no_or_nobody_answers(
+    cli: Cli, hub: HubServer, packed: Path
+) -> None:
+    damage(packed / "layer-00002.safetensors", 9000)
+    before = files_below(packed)
+    assert cli("verify", REPO, "--repair", stdin=b"n\n", terminal="ie").code == 4
+    hub.faults.down = ("hub", "cdn", "modelscope")
+    assert cli("verify", REPO, "--repair", stdin=b"y\n", terminal="ie").code == 3
+    assert files_below(packed) == before
+
+
+def test_a_repair_that_is_interrupted_is_gone_on_with(
+    cli: Cli, hub: HubServer, packed: Path
+) -> None:
+    before = {one.name: one.read_bytes() for one in packed.iterdir()}
+    damage(packed / "layer-00002.safetensors", 9000)
+    hub.faults.down = ("cdn", "modelscope")
+    assert cli("verify", REPO, "--repair", stdin=b"y\n", terminal="ie").code == 3
+    assert not packed.exists()
+    hub.faults.down = ()
+    result = cli("generate", "hi", "-m", REPO, stdin=b"\n", terminal="ie")
+    assert result.code == 0, result.stderr
+    assert "Go on with it?" in result.stderr
+    assert {one.name: one.read_bytes() for one in packed.iterdir()} == before

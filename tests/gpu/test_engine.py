@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 import torch
 
 from xverse_runtime.config import EngineConfig
 from xverse_runtime.demo import demo_directory
 from xverse_runtime.engine import Engine
+from xverse_runtime.errors import ResourceError
 from xverse_runtime.types import CancelFlag, Message, SamplingParams
 
 QUESTIONS = ["What is a mixture of experts?", "你好", "How do I quit?"]
@@ -90,6 +93,73 @@ def test_a_broken_off_reply_leaves_the_cache_usable() -> None:
                 cancel.set()
         assert seen == expected[:stop_after]
         assert reply(engine, QUESTIONS[0]) == expected
+
+
+def test_a_prompt_in_small_pieces() -> None:
+    """As when memory is short: attention to what came before, from the second piece on."""
+    whole, pieces = load(device="cuda"), load(device="cuda", prefill_chunk=64)
+    question = " ".join(QUESTIONS * 12)
+    ids = whole.encode_chat([Message("user", question)])
+    assert len(ids) > 3 * 64
+    expected = whole._decoder.forward(ids, whole._cache).float()
+    found = pieces._prefill(ids, pieces._cache).float()
+    assert float((found - expected).norm() / expected.norm()) < 0.02
+    for one in QUESTIONS:
+        assert agreement(reply(pieces, one), reply(whole, one)) > 0.9
+
+
+def test_a_shorter_context_moves_the_cache_and_nothing_else() -> None:
+    engine, plain = load(device="cuda"), load(device="cuda")
+    ids = engine.encode_chat([Message("user", QUESTIONS[0])])
+    expected, found = reply(plain, QUESTIONS[0]), []
+    pool = engine._cache.pool
+    for chunk in engine.generate(ids, GREEDY):
+        found += chunk.token_ids
+        if len(found) == 5:  # as the ladder does, with graphs captured and a step under way
+            pool.leave(len(ids) + 8, capacity=pool.capacity - 64)
+            engine._ladder.moved()
+    assert found == expected
+
+
+def test_a_cache_that_is_rounded_in_the_middle() -> None:
+    told: list[str] = []
+    engine = Engine.load(
+        demo_directory(),
+        EngineConfig(device="cuda"),
+        on_adjustment=lambda code, _facts: told.append(code),
+    )
+    expected, found = reply(engine, QUESTIONS[0]), []
+    ids = engine.encode_chat([Message("user", QUESTIONS[0])])
+    for chunk in engine.generate(ids, GREEDY):
+        found += chunk.token_ids
+        if len(found) == 5:
+            while engine._cache.pool.dtype != torch.int8:
+                assert engine._ladder.give_up()
+    assert agreement(found, expected) > 0.9
+    assert told[-1] == "memory.int8_cache"
+
+
+def test_real_shortage_is_answered() -> None:
+    """Other tensors take what is free; what the ladder gives back must do for a long prompt."""
+    told: list[str] = []
+    engine = Engine.load(
+        demo_directory(),
+        EngineConfig(device="cuda"),
+        on_adjustment=lambda code, _facts: told.append(code),
+    )
+    ids = [5 + place % 200 for place in range(engine.context_length - 64)]
+    short = SamplingParams(temperature=0, max_new_tokens=8)
+    list(engine.generate(ids[:64], short))
+    torch.cuda.empty_cache()
+    total = torch.cuda.mem_get_info()[1]
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 6 * 2**20) / total)
+    tokens: list[int] = []
+    with suppress(ResourceError):  # should it be more than there is to give
+        tokens = [one for chunk in engine.generate(ids, short) for one in chunk.token_ids]
+    torch.cuda.set_per_process_memory_fraction(1.0)
+    assert len(tokens) in (0, 8)
+    assert told[0] == "memory.smaller_chunk"
+    assert len(reply(engine, QUESTIONS[0])) > 0
 
 
 def test_a_thousand_turns_leave_no_memory_behind() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -18,7 +19,8 @@ from xverse_kernels import reference
 from xverse_kernels.kv_rows import Int8Rows, Rows, read_rows, to_int8
 from xverse_kernels.packing import FORMATS, ExpertBlocks, ExpertLayout, PackedMatrix
 from xverse_kernels.reference_backend import ReferenceBackend
-from xverse_kernels.types import Norm, Projection, Rotary, TokenChoice
+from xverse_kernels.triton.products import experts_by_torch
+from xverse_kernels.types import Norm, Projection, Rotary, RoutedTokens, TokenChoice
 
 FORMS = ["bf16", "int8", "int4"]
 ROUNDS = 20
@@ -89,6 +91,47 @@ def test_an_absent_expert_adds_nothing(backend, tokens: int) -> None:
     blocks.blocks[absent] = 0
     expected = experts_in_fp64(blocks, routed._replace(weights=weights))
     assert relative_error(found, expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("form", ["fp16", *FORMS])
+@pytest.mark.parametrize("tokens", [3, 100])
+@pytest.mark.usefixtures("poisoned")
+def test_experts_by_torch(form: str, tokens: int) -> None:
+    """As on compute capability 7.5, in fp16; the host waits once, absent experts add nothing."""
+    layout = ExpertLayout(HIDDEN, WIDTH, FORMATS[form])
+    blocks = random_experts(EXPERTS + SHARED, layout, torch.float16, "cuda")
+    routed = routing(tokens, among=8)
+    routed = routed._replace(normed=routed.normed.half(), weights=routed.weights.half())
+    zero = torch.zeros(tokens, HIDDEN, device="cuda")
+    found = same_every_time(lambda: experts_by_torch(routed, blocks, zero))
+    assert relative_error(found, experts_in_fp64(blocks, routed)) < TOLERANCE
+    blocks.table[:] = -1
+    assert not bool(experts_by_torch(routed, blocks, zero).any())
+    with warnings.catch_warnings(record=True) as waits:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            experts_by_torch(routed, blocks, zero)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert len([one for one in waits if "synchroniz" in str(one.message)]) == 1
+
+
+def test_many_tokens_by_torch_in_a_graph() -> None:
+    """A step of many sequences is captured: there pairs read their experts one by one."""
+    from xverse_kernels.triton.backend import TritonBackend
+
+    kernels, blocks = TritonBackend(torch.device("cuda"), by_torch=True), random_blocks("int8")
+    routed, zero = routing(40, among=8), torch.zeros(40, HIDDEN, device="cuda")
+    expected = kernels.experts(routed, blocks, zero)
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    h = kernels.experts(RoutedTokens(*(one[:1] for one in routed)), blocks, zero[:1])  # compiles
+    assert h.shape == (1, HIDDEN)
+    with torch.cuda.graph(graph, stream=stream):
+        captured = kernels.experts(routed, blocks, zero)
+    graph.replay()
+    torch.cuda.synchronize()
+    assert relative_error(captured, expected.double().cpu()) < 2 * TOLERANCE
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -247,6 +290,33 @@ def test_decode_attention(backend, past: int, cache: torch.dtype) -> None:
     assert relative_error(found, expected) < TOLERANCE
     newest = read_rows(keys, (1, slice(None), past), torch.float32)
     assert bool(torch.isfinite(newest).all())
+
+
+def test_a_batch_of_more_pairs_than_there_were_counters(backend) -> None:
+    """One for each token and head, and there were 65536."""
+    sequences, heads, past = 2200, 32, 300
+    assert sequences * heads > 1 << 16
+    keys, values = (
+        torch.randn(sequences, 1, past + 1, DIM, device="cuda", dtype=DTYPE) for _ in range(2)
+    )
+    angles = torch.rand(past + 1, DIM // 2, device="cuda") * 6
+    angles = torch.cat((angles, angles), dim=1)
+    rotary = Rotary(angles.cos(), angles.sin())
+    qkv = torch.randn(sequences, (heads + 2) * DIM, device="cuda", dtype=DTYPE)
+    each = torch.arange(sequences, device="cuda", dtype=torch.int32)
+    positions = torch.full_like(each, past)
+    found = backend.attend_each(qkv, rotary, keys, values, each, positions, past)
+    for place in (0, sequences // 2, sequences - 1):
+        alone = backend.attend_each(
+            qkv[place : place + 1].clone(),
+            rotary,
+            keys[place : place + 1].clone(),
+            values[place : place + 1].clone(),
+            each[:1],
+            positions[:1],
+            past,
+        )
+        assert torch.equal(found[place], alone[0])
 
 
 @pytest.mark.usefixtures("poisoned")

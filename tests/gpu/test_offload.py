@@ -139,6 +139,42 @@ def test_graphs_change_nothing(load: Load, config: ModelConfig, prompt: list[int
 
 
 @pytest.mark.parametrize("cuda_graph", [True, False])
+def test_a_pool_that_moved(
+    load: Load, config: ModelConfig, prompt: list[int], cuda_graph: bool
+) -> None:
+    """Graphs are captured anew, twice: the text of a GPU that computes all experts stays."""
+    told: list[str] = []
+    engine = load(all_slots(config), most_few=1, told=told, cuda_graph=cuda_graph)
+    offload, expected = engine._offload, reply(engine, prompt, GREEDY)
+    assert offload is not None
+    for _ in range(2):
+        blocker = torch.empty(2**20, device="cuda")  # so that the pool does not come back there
+        offload.leave(all_slots(config))
+        engine._ladder.moved()
+        engine._cache.truncate(0)
+        assert reply(engine, prompt, GREEDY) == expected
+        del blocker
+    assert "offload.no_graphs" not in told
+
+
+def test_slots_given_back_leave_prompts_as_they_were(
+    load: Load, config: ModelConfig, prompt: list[int]
+) -> None:
+    engine = load(all_slots(config), most_few=1)
+    offload = engine._offload
+    assert offload is not None
+    expected = engine._decoder.forward(prompt, engine._cache, logits_for=slice(None))
+    before = torch.cuda.memory_allocated()
+    for slots in (all_slots(config) // 2, 3, 0):
+        offload.leave(slots)
+        offload.come_back()
+        engine._cache.truncate(0)
+        logits = engine._decoder.forward(prompt, engine._cache, logits_for=slice(None))
+        assert torch.equal(logits, expected)
+    assert torch.cuda.memory_allocated() < before
+
+
+@pytest.mark.parametrize("cuda_graph", [True, False])
 def test_replies(load: Load, config: ModelConfig, prompt: list[int], cuda_graph: bool) -> None:
     """CPU and GPU round differently, so texts of random weights part; but all paths are taken."""
     some = load(all_slots(config) // 2, cuda_graph=cuda_graph)

@@ -148,6 +148,10 @@ def test_every_tile_is_recorded(target: str, recorded: dict[str, list[Launch]]) 
         for one in recorded[target]
         if one.kernel == "decode_attention_kernel"
     }
+    capability = TARGETS[target].capability
+    assert {one.registers for one in recorded[target] if one.registers} == {
+        tiles.attention_registers(capability)
+    }
     assert attention == {tiles.attention_tile(1 << n) for n in range(20)}
 
 
@@ -188,6 +192,7 @@ def test_devices_are_recognised(name: str, monkeypatch: pytest.MonkeyPatch) -> N
 
     device = torch.device("cuda", 0)
     assert launch.matrix_unit.__wrapped__(device) == target.unit
+    assert launch.compute_capability(device) == target.capability
     assert launch.supports_pdl(device) == target.pdl
 
 
@@ -246,6 +251,28 @@ def test_budgets_can_be_broken(change: dict[str, object], complaint: str) -> Non
 )
 def test_packed_budgets_can_be_broken(change: dict[str, object], complaint: str) -> None:
     assert any(complaint in text for text in complaints([replace(GOOD_PACKED, **change)]))
+
+
+ATTENTION = Launch(
+    "m", "decode_attention_kernel", (), (("DIM", 80), ("BLOCK", 32), ("INT8", True)), 2, 3, False
+)
+GOOD_ATTENTION = Build(
+    "sm_90", ATTENTION, registers=128, instructions=2600, loop=323, loop_half_loads=10
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({}, ""),
+        ({"registers": 145}, "145 registers"),
+        ({"loop": 329}, "4.11 instructions an element"),
+        ({"loop_half_loads": 9}, "0.00 instructions an element"),
+    ],
+)
+def test_budgets_of_attention(change: dict[str, object], complaint: str) -> None:
+    found = complaints([replace(GOOD_ATTENTION, **change)])
+    assert any(complaint in text for text in found) if complaint else found == []
 
 
 LISTING = """

@@ -104,6 +104,22 @@ def test_cells_are_wrapped() -> None:
     ]
 
 
+def test_br_breaks_the_line_in_a_cell_and_nowhere_else() -> None:
+    table = "|Step|How<br>it goes|\n|-|-:|\n|1|**read** <br/> then *write*<BR>`a<br>b`|\n|2||\n"
+    assert lines(table, 40) == [
+        "Step │        How",
+        "     │    it goes",
+        "─────┼───────────",
+        "1    │       read",
+        "     │ then write",
+        "     │     a<br>b",
+        "     │",
+        "2    │",
+    ]
+    assert lines(table, 12)[:4] == ["Step: 1", "How it goes:", "read", "then write"]
+    assert lines("Vec<br>x") == ["Vec<br>x"]
+
+
 def test_a_row_is_never_too_wide_in_a_deep_nest() -> None:
     deep = "".join(" " * (2 * depth) + f"- level {depth} word\n" for depth in range(12))
     for columns in (8, 12, 20, 40):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import textwrap
 
 import pytest
@@ -9,6 +10,8 @@ from wcwidth import wcswidth
 
 from xverse_cli.messages import zh
 from xverse_cli.render.columns import _pieces, columns, padded, widest, wrapped
+from xverse_cli.render.markdown.cells import width_of
+from xverse_cli.render.markdown.wrap import Span, row_text, wrap
 
 MIXED = (
     "配合 --precision：每下载完一个权重文件就打包并删除，"
@@ -52,3 +55,22 @@ def test_a_default_is_not_broken() -> None:
 def test_english_wraps_as_everywhere() -> None:
     text = "With --json: log-probabilities, with this many alternatives a token."
     assert wrapped(text, 30) == textwrap.wrap(text, 30)
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_light_way_to_count_agrees_with_the_renderer(language: str) -> None:
+    catalogue = importlib.import_module(f"xverse_cli.messages.{language}")
+    for words in (*catalogue.TEXTS.values(), *sum(catalogue.ERRORS.values(), ())):
+        for line in words.split("\n"):
+            assert columns(line) == width_of(line), line
+
+
+def test_the_light_way_to_wrap_agrees_with_the_renderer() -> None:
+    for words in zh.TEXTS.values():
+        words = words.strip()
+        if "-" in words or "[" in words or "\n" in words:  # treated differently there
+            continue
+        for width in (16, 23, 40):
+            rows = wrap([Span(words)], width)
+            if all(columns(word) <= width for word in words.split()):
+                assert [row_text(row) for row in rows] == wrapped(words, width), words

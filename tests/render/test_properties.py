@@ -113,6 +113,31 @@ def resizing_loses_and_doubles_nothing(
     assert "…" not in "".join(terminal.lines)  # no table that never came
 
 
+def resizing_while_a_frame_is_laid_out(
+    pieces_of: list[str], sizes: list[tuple[int, int]], reflows: bool
+) -> None:
+    terminal = Terminal(80, 24, reflows=reflows)
+    changes = iter(sizes * 1000)
+    late = False
+
+    def size() -> tuple[int, int]:
+        nonlocal late
+        answer = terminal.columns, terminal.rows
+        if late:  # the answer is old at once
+            terminal.resize(*next(changes))
+            late = False
+        return answer
+
+    display = Display(THEME, size)
+    text = "".join(pieces_of)
+    for number, at in enumerate(range(0, len(text), 5)):
+        late = number % 3 == 0
+        terminal.write(display.frame(text[at : at + 5]))
+    late = True
+    terminal.write(display.close())
+    assert letters(terminal.lines) == letters(terminal_after([text], 100, 50).lines)
+
+
 def letters(shown: Iterable[str]) -> Counter[str]:
     """How often each letter is there, whatever marks it bears."""
     text = unicodedata.normalize("NFD", "".join(shown))
@@ -138,6 +163,14 @@ def test_cutting(pieces_of: list[str], columns: int, rows: int) -> None:
 @FAST
 def test_resizing(pieces_of: list[str], sizes: list[tuple[int, int]], reflows: bool) -> None:
     resizing_loses_and_doubles_nothing(pieces_of, sizes, reflows)
+
+
+@given(cut_texts(TEXTS.filter(unchanging)), st.lists(SIZES, min_size=1, max_size=6), st.booleans())
+@FAST
+def test_resizing_while_a_frame_is_laid_out(
+    pieces_of: list[str], sizes: list[tuple[int, int]], reflows: bool
+) -> None:
+    resizing_while_a_frame_is_laid_out(pieces_of, sizes, reflows)
 
 
 @pytest.mark.slow

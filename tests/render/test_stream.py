@@ -139,6 +139,18 @@ def test_chinese_remarks_fill_their_lines(monkeypatch: pytest.MonkeyPatch) -> No
     ]
 
 
+def test_remarks_go_on_below_their_first_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "24")
+    stream = Terminal(io.BytesIO(), encoding="utf-8")
+    words = "  2. Every turn is saved on disk\n 10 words go on\n20. under /tmp/a-long-name"
+    print_remark(words, "dim", stream)
+    lines = shown(stream).decode().replace("\x1b[2m", "").replace("\x1b[0m", "").splitlines()
+    assert lines == [
+        *("  2. Every turn is saved", "     on disk", " 10 words go on"),
+        *("20. under", "    /tmp/a-long-name"),
+    ]
+
+
 def test_the_byte_bar_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     stream = Terminal(io.BytesIO(), encoding="utf-8")

@@ -12,6 +12,7 @@ import torch
 
 from xverse_runtime import fit
 from xverse_runtime.config import EngineConfig, ModelConfig
+from xverse_runtime.device import GPU_WORKSPACE_BYTES
 from xverse_runtime.errors import ResourceError
 from xverse_runtime.fit import GIB, Fit, fit_model
 from xverse_runtime.model_dir import ModelDirectory
@@ -90,6 +91,24 @@ def test_a_large_one_holds_all(find: Find) -> None:
     found = find(find_machine("4090"))
     assert (found.device, found.offload, found.plan) == (GPU, None, None)
     assert found.context_length == CONFIG.trained_context
+
+
+def test_a_gpu_that_holds_all_with_a_cache_in_int8(find: Find) -> None:
+    """Nothing else shrinks below its smallest, nothing moves; and a wish is not overridden."""
+    sizes = ModelSizes(CONFIG, PRESETS["int4"])
+    between = (sizes.kv(CONFIG.trained_context, "bf16") + sizes.kv(8192, "int8")) // 2
+    cap = sizes.weights() + GPU_WORKSPACE_BYTES + between
+    found = find(find_machine("h100"), gpu_memory=cap, context_length=8192)
+    assert (found.device, found.offload, found.rounds) == (GPU, None, True)
+    assert found.context_length == 8192
+    assert found.kv(EngineConfig()) == "int8"
+    shorter = find(find_machine("h100"), gpu_memory=cap)  # the context comes first
+    assert (shorter.rounds, shorter.kv(EngineConfig())) == (False, "auto")
+    assert 2048 <= shorter.context_length < 8192
+    explicit = find(find_machine("h100"), gpu_memory=cap, context_length=8192, kv="bf16")
+    assert not explicit.rounds
+    assert explicit.offload is not None
+    assert explicit.offload.placement.kv == "bf16"
 
 
 def test_a_large_one_with_a_cap_plays_a_small_one(find: Find) -> None:

@@ -7,7 +7,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+import torch
 
+from tests.fake_device import FakeDevice
+from xverse_kernels.types import RoutedTokens
+from xverse_runtime import decode_loop, model_sizes
 from xverse_runtime.config import ModelConfig
 from xverse_runtime.errors import DeviceError, ResourceError, UsageError, XverseError
 from xverse_runtime.memory_plan import MemoryPlan, Wishes, plan_memory, plans_by_precision
@@ -15,7 +19,8 @@ from xverse_runtime.model_sizes import ModelSizes
 from xverse_runtime.offload.hit_rates import hit_rate
 from xverse_runtime.offload.machine import GIB, Machine
 from xverse_runtime.offload.machines import find_machine
-from xverse_runtime.plan_places import gpu_budget, host_budget
+from xverse_runtime.offload.token_buffers import TokenBuffers
+from xverse_runtime.plan_places import MOST_FEW, gpu_budget, host_budget
 from xverse_runtime.prediction import predict
 from xverse_runtime.store.layout import StoreLayout
 from xverse_runtime.store.precision import PRESETS, READING_SPEED, bytes_per_token
@@ -130,6 +135,11 @@ def check_within_budgets(plan: MemoryPlan, machine: Machine, wishes: Wishes) -> 
     assert placed.mapped >= 0
     needed = placed.sizes.workspace(placed.prefill_chunk)
     assert needed <= placed.workspace
+    if placed.device == "cuda":
+        whole = placed.experts_resident and placed.embedding_device == "cuda"
+        buffers = 0 if whole else placed.sizes.token_buffers(1 + MOST_FEW)
+        dense = not placed.sizes.config.is_moe
+        assert placed.steps == placed.sizes.steps() + (0 if dense else buffers)
     assert placed.prefill_chunk >= 1
     assert placed.pinned_experts <= placed.sizes.routed
 
@@ -488,3 +498,32 @@ def test_without_offload_a_model_is_whole_on_one_side(name: str) -> None:
             assert without == with_it
         else:
             assert without.placement.device == "cpu"
+
+
+def test_what_decoding_keeps_is_in_the_plan() -> None:
+    """The buffers of a few tokens as they are allocated; a bucket of graphs for each there is."""
+    sizes = ModelSizes(MODEL, PRESETS["int4"])
+    slots = MODEL.top_k + MODEL.num_shared_experts
+    for tokens in (1, MOST_FEW):
+        routed = RoutedTokens(
+            normed=torch.zeros(tokens, MODEL.hidden_size),
+            weights=torch.zeros(tokens, slots),
+            expert_ids=torch.zeros(tokens, slots, dtype=torch.int32),
+            logits=torch.zeros(tokens, MODEL.num_experts),
+        )
+        device = FakeDevice(memory=2**30)
+        TokenBuffers.like(routed, tokens, device)
+        assert device._memory == 2**30 - sizes.token_buffers(tokens)
+    assert len(decode_loop.BUCKETS) == model_sizes.BUCKETS
+    assert sizes.steps() > 3 * (2 * MODEL.num_layers + 1) * model_sizes.GRAPH_BYTES
+
+
+def test_a_plan_leaves_room_for_it() -> None:
+    """Experts to the last byte, and none in what the steps need."""
+    machine = find_machine("RTX 4060 8GB")
+    plan = plan_memory(MODEL, machine, Wishes(precision="int4", context=4096, kv="bf16"))
+    placed = plan.placement
+    beside = placed.sizes.steps() + placed.sizes.token_buffers(1 + MOST_FEW)
+    taken = placed.sizes.dense + placed.kv_bytes + placed.workspace + placed.staging + beside
+    assert placed.expert_slots == (plan.gpu_budget - taken) // placed.sizes.block
+    assert placed.gpu == taken + placed.expert_slots * placed.sizes.block

@@ -27,6 +27,7 @@ from xverse_kernels import reference
 from xverse_kernels.packing import ExpertBlocks
 from xverse_kernels.types import Routing
 from xverse_runtime.config import EngineConfig, ModelConfig
+from xverse_runtime.device import GPU_WORKSPACE_BYTES
 from xverse_runtime.engine import Engine
 from xverse_runtime.errors import IntegrityError, ResourceError, UsageError, XverseError
 from xverse_runtime.fit import fitting_context
@@ -491,6 +492,8 @@ def test_the_default_device_is_the_cpu_where_the_model_does_not_fit_the_gpu(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = replace(find_machine("4060"), vram_free=2**28)
+    # not even with its cache in int8
+    monkeypatch.setattr("xverse_runtime.fit.free_gpu_bytes", lambda _device: GPU_WORKSPACE_BYTES)
     monkeypatch.setattr("xverse_runtime.fit.measure_machine", lambda _device: full)
     engine = Engine.load(store)
     assert engine.device == "cpu"

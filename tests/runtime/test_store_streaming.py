@@ -782,3 +782,42 @@ def test_killed_at_some_changes_of_the_disk(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_killed_at_every_change_of_the_disk(tmp_path: Path) -> None:
     assert kill_and_go_on(tmp_path, "calls", 1) > 40
+
+
+# A store of which files are damaged.
+
+
+def test_damaged_files_are_made_again_from_what_they_need(tmp_path: Path, far: Path) -> None:
+    stream(far, tmp_path / "out")
+    whole = contents(tmp_path / "out")
+    damaged = ["layer-00001.safetensors"]
+    (tmp_path / "out" / damaged[0]).write_bytes(b"")
+    conversion = conversion_of(far, tmp_path / "out", damaged=damaged)
+    needed = conversion.outstanding()
+    assert 0 < len(needed) < len(weights_of(far))
+    assert (tmp_path / "out" / "xverse.json").exists()  # nothing was changed so far
+    assert stream(far, tmp_path / "out", damaged=damaged) == needed
+    assert contents(tmp_path / "out") == whole
+
+
+def test_a_reopened_store_is_an_interrupted_conversion(tmp_path: Path, far: Path) -> None:
+    stream(far, tmp_path / "out")
+    whole = contents(tmp_path / "out")
+    damaged = ["layer-00001.safetensors"]
+    with conversion_of(far, tmp_path / "out", damaged=damaged) as conversion:
+        needed = conversion.needed()
+    assert not (tmp_path / "out").exists()
+    assert conversion_of(far, tmp_path / "out").outstanding() == needed
+    assert stream(far, tmp_path / "out") == needed
+    assert contents(tmp_path / "out") == whole
+    assert conversion_of(far, tmp_path / "out").outstanding() == []
+
+
+def test_another_store_is_not_reopened(tmp_path: Path, far: Path) -> None:
+    stream(far, tmp_path / "out")
+    whole = contents(tmp_path / "out")
+    options = {"damaged": ["layer-00001.safetensors"], "source_name": "another/model"}
+    with pytest.raises(XverseError) as caught, conversion_of(far, tmp_path / "out", **options):
+        pass
+    assert caught.value.code == "store.target_exists"
+    assert contents(tmp_path / "out") == whole

@@ -12,17 +12,20 @@ from safetensors import safe_open
 
 from tests.runtime.helpers import CPU
 from xverse_kernels.backend import select_backend
-from xverse_kernels.packing import unpack_matrix
+from xverse_kernels.packing import BF16, unpack_matrix
 from xverse_kernels.quantise import Quantised
 from xverse_runtime.config import ModelConfig
 from xverse_runtime.errors import XverseError
 from xverse_runtime.kv_cache import KVCache, KVPool
+from xverse_runtime.link import link_to
 from xverse_runtime.loading import load_weights
 from xverse_runtime.model import Decoder
 from xverse_runtime.model_dir import ModelDirectory
+from xverse_runtime.placement import place_weights
 from xverse_runtime.rope import RotaryTable
 from xverse_runtime.store import place
 from xverse_runtime.store.layout import StoreLayout
+from xverse_runtime.store.manifest import Manifest
 from xverse_runtime.store.precision import (
     PRESETS,
     bytes_per_token,
@@ -31,8 +34,10 @@ from xverse_runtime.store.precision import (
 )
 from xverse_runtime.store.synthetic import A4_2B, write_synthetic_store
 from xverse_runtime.store.verify import verify_store
+from xverse_runtime.store.weights import open_store
 from xverse_runtime.tensors import expected_tensors
 from xverse_runtime.types import LoadProgress
+from xverse_runtime.upload import Uploader
 
 SMALL = A4_2B | {
     "hidden_size": 320,
@@ -165,3 +170,24 @@ def test_the_highest_precision_at_reading_speed(bandwidth: float, name: str) -> 
 
 def test_bandwidth_is_measured_in_a_believable_range() -> None:
     assert 5e8 < measure_read_bandwidth() < 2e12
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_tied_embedding_is_on_the_device_once(
+    dtype: torch.dtype, tmp_path: Path, demo_dir: Path
+) -> None:
+    """Also where it has to be converted, as for GPUs without bf16."""
+    path = tmp_path / "store"
+    shape = SMALL | {"num_hidden_layers": 1, "num_experts": 6, "tie_word_embeddings": True}
+    write_synthetic_store(shape, path, PRESETS["int4"], demo_dir)
+    directory = ModelDirectory.open(path)
+    config = ModelConfig.from_dir(directory)
+    assert config.tie_word_embeddings
+    weights = open_store(directory, config, Manifest.read(directory), dtype)
+    with Uploader(link_to(CPU)) as uploader:
+        placed = place_weights(weights, BF16, dtype, uploader)
+    assert isinstance(placed.head, torch.Tensor)
+    assert placed.head.data_ptr() == placed.embedding.data_ptr()
+    assert placed.embedding.dtype == dtype
+    stored = open_store(directory, config, Manifest.read(directory), torch.bfloat16).embedding
+    assert torch.equal(placed.embedding, stored.to(dtype))

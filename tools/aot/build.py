@@ -53,6 +53,7 @@ def compile_launch(launch: Launch, target: Target) -> Any:
         "num_stages": launch.stages,
         "enable_fp_fusion": True,  # triton's default, which its environment variables change
         **({"launch_pdl": True} if launch.pdl else {}),
+        **({"maxnreg": launch.registers} if launch.registers and target.is_cuda else {}),
     }
     device = ("cuda", target.capability) if target.is_cuda else ("hip", target.name)
     return triton.compile(source, target=GPUTarget(*device, 32), options=options)
@@ -85,6 +86,7 @@ def _cuda_counts(compiled: Any) -> dict[str, Any]:
         "tensor_memory": getattr(compiled.metadata, "tmem_size", None) or 0,
         "loop": len(loop),
         "loop_wide_loads": sass.count(sass.WIDE_LOAD, loop),
+        "loop_half_loads": sass.count(sass.HALF_LOAD, loop),
     }
 
 

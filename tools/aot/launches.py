@@ -47,6 +47,7 @@ def recording(target: Target) -> Iterator[list[Launch]]:
         *,
         warps: int = 4,
         stages: int = 3,
+        registers: int | None = None,
         pdl: bool = False,
     ) -> None:
         kernel = self._kernel
@@ -56,7 +57,8 @@ def recording(target: Target) -> Iterator[list[Launch]]:
             (name, type_name(name, arg, kernel)) for name, arg in zip(names, args, strict=False)
         )
         values = tuple(constants.items())
-        launch = Launch(kernel.__module__, kernel.__name__, signature, values, warps, stages, pdl)
+        name = kernel.__name__
+        launch = Launch(kernel.__module__, name, signature, values, warps, stages, pdl, registers)
         if launch not in found:
             found[launch] = None
             launches.append(launch)
@@ -65,6 +67,9 @@ def recording(target: Target) -> Iterator[list[Launch]]:
         stack.enter_context(patch.object(Launcher, "__call__", record))
         for module in (attention, experts):
             stack.enter_context(patch.object(module, "matrix_unit", lambda _: target.unit))
+        stack.enter_context(
+            patch.object(attention, "compute_capability", lambda _: target.capability)
+        )
         stack.enter_context(patch.object(backend, "supports_pdl", lambda _: target.pdl))
         yield launches
 

@@ -13,6 +13,7 @@ SCHEDULING = re.compile(r"\s+[&?]")  # older versions print it after the operand
 TARGET = re.compile(r"0x([0-9a-f]+)$")
 # global to registers; global to shared memory
 WIDE_LOAD = re.compile(r"^(LDG\.E|LDGSTS\.E)(\..*)?\.128")
+HALF_LOAD = re.compile(r"^LDG\.E(\..*)?\.64")
 MATRIX = re.compile(r"^(HMMA|HGMMA|QGMMA|UTC[A-Z]*MMA)\b")
 LOCAL = re.compile(r"^(LDL|STL)\b")
 
@@ -23,9 +24,8 @@ class Instruction:
     name: str  # with its modifiers
     operands: str
 
-    @property
-    def is_wide_load(self) -> bool:
-        return WIDE_LOAD.match(self.name) is not None
+    def is_load(self, pattern: re.Pattern[str]) -> bool:
+        return pattern.match(self.name) is not None
 
 
 def parse(listing: str) -> list[Instruction]:
@@ -58,8 +58,12 @@ def loops(code: Sequence[Instruction]) -> list[list[Instruction]]:
 
 
 def main_loop(code: Sequence[Instruction]) -> list[Instruction]:
-    """The longest of the innermost loops with 128-bit loads; empty without such a loop."""
-    loading = [one for one in loops(code) if any(line.is_wide_load for line in one)]
+    """The longest of the innermost loops with 128-bit loads, or else with 64-bit ones; empty
+    without such a loop."""
+    for pattern in (WIDE_LOAD, HALF_LOAD):
+        loading = [one for one in loops(code) if any(line.is_load(pattern) for line in one)]
+        if loading:
+            break
     innermost = [
         one for one in loading if not any(other != one and _within(other, one) for other in loading)
     ]

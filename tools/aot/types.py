@@ -29,6 +29,7 @@ class Launch:
     warps: int
     stages: int
     pdl: bool
+    registers: int | None = None  # at most
 
     @property
     def constant(self) -> dict[str, Any]:
@@ -71,6 +72,7 @@ class Build:
     tensor_memory: int = 0  # columns
     loop: int = 0  # instructions of the main loop
     loop_wide_loads: int = 0
+    loop_half_loads: int = 0  # of 64 bits
     seconds: float = 0.0
 
 

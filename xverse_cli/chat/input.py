@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from xverse_cli.chat.history import open_history
 from xverse_cli.chat.key_bindings import ClearedInput, EnterKey, key_bindings
 from xverse_cli.chat.pasting import Pastes, PlaceholderProcessor
+from xverse_cli.chat.rewrapping import erase_rewrapped
 from xverse_cli.interrupts import terminate_application
 from xverse_cli.messages import text
 from xverse_cli.prompt_input import decode
@@ -82,6 +83,7 @@ class TerminalPrompt:
         toolbar: the bottom line, for so many columns.
         before: called when a prompt begins.
         keeps_history: whether what is typed goes into the history file.
+        rewraps: the terminal is known to wrap rows again that have become too wide.
         input, output: prompt-toolkit's, for tests; the terminal when not given.
     """
 
@@ -99,6 +101,7 @@ class TerminalPrompt:
         toolbar: Callable[[int], str] | None = None,
         before: Callable[[], None] = lambda: None,
         keeps_history: bool = True,
+        rewraps: bool = False,
     ) -> None:
         from prompt_toolkit import PromptSession
         from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
@@ -133,6 +136,8 @@ class TerminalPrompt:
             input=input,
             output=output,
         )
+        if rewraps:
+            erase_rewrapped(self._session.app)
 
     def read(self, prefill: str = "") -> str:
         self._show_notices()

@@ -17,6 +17,7 @@ from xverse_cli.generation import sampling_params
 from xverse_cli.host import Host
 from xverse_cli.interrupts import Terminated
 from xverse_cli.messages import text
+from xverse_cli.models.names import hub_id
 from xverse_cli.models.offer import find_or_fetch
 from xverse_cli.settings import Settings
 from xverse_cli.wording import say_error
@@ -30,7 +31,7 @@ class Repl:
     Args:
         settings: with which models are loaded.
         models: gets other models than the runner's.
-        failed_turns: messages that got no reply because of an error.
+        failed_turns: inputs that got no answer because of an error.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Repl:
         self._edited: int | None = None  # the turn whose message is at the prompt to be changed
         self._leaving = False
         self._warned = False  # Ctrl-C was pressed at an empty prompt, and nothing else since
+        self._to_say = ""  # before the next prompt
         self._attempt = 0
 
     @property
@@ -89,6 +91,11 @@ class Repl:
         """Tell the user something."""
         self.host.streams.error(line)
 
+    def misspelt(self, line: str) -> None:
+        """Say what is wrong with an input that was to be a command: it got no answer."""
+        self.failed_turns += 1
+        self.say(line)
+
     def leave(self) -> None:
         """End the chat after this command."""
         self._leaving = True
@@ -120,7 +127,7 @@ class Repl:
             LoadFailedError: it could not be loaded, nor the one before again.
         """
         self.ready()
-        wanted = replace(self.settings, model=name)
+        wanted = replace(self.settings, model=hub_id(name))
         found = find_or_fetch(wanted, self.host)
         self.runner.engine = self.models.current  # lets go of the one so far
         try:
@@ -193,6 +200,9 @@ class Repl:
 
     def _step(self) -> None:
         try:
+            if self._to_say:  # not where Ctrl-C is handled: there another one would end the chat
+                self.host.streams.say(self._to_say)
+                self._to_say = ""
             line = self._read()
             self._warned = False
             self._handle(line)
@@ -202,7 +212,7 @@ class Repl:
             if self._warned and not isinstance(error, ClearedInput):
                 raise EOFError from None
             self._edited, self._warned = None, not isinstance(error, ClearedInput)
-            self.say(text("chat.how_to_leave"))
+            self._to_say = text("chat.how_to_leave")
 
     def _read(self) -> str:
         try:

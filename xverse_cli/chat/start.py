@@ -21,6 +21,7 @@ from xverse_cli.generation import sampling_params
 from xverse_cli.host import Host, Loaded
 from xverse_cli.messages import text
 from xverse_cli.models.offer import find_or_fetch
+from xverse_cli.render.live import rewraps
 from xverse_cli.render.stream import reply_sink
 from xverse_cli.report import report_model
 from xverse_cli.settings import Settings
@@ -136,6 +137,7 @@ class Chat:
             toolbar=self._toolbar.line,
             before=self._update_toolbar,
             keeps_history=settings.save is not False,
+            rewraps=rewraps(self._host.environ),
         )
 
     def _update_toolbar(self) -> None:

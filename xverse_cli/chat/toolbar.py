@@ -5,10 +5,9 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from prompt_toolkit.utils import get_cwidth
-
 from xverse_cli.chat.context import used_tokens
 from xverse_cli.messages import text
+from xverse_cli.render.columns import columns
 from xverse_runtime.errors import XverseError
 from xverse_runtime.types import LoadProgress
 
@@ -29,12 +28,12 @@ class Toolbar:
         progress = chat.models.loading
         self._parts = _loading(chat, progress) if progress else _facts(chat)
 
-    def line(self, columns: int) -> str:
-        """As many facts as fit."""
+    def line(self, room: int) -> str:
+        """As many facts as fit into ``room`` columns."""
         line = ""
         for part in self._parts:
             longer = line + (_BETWEEN if line else "") + part
-            if get_cwidth(longer) > columns - 1:
+            if columns(longer) > room - 1:
                 break
             line = longer
         return line

@@ -24,8 +24,11 @@ def first_welcome(streams: Streams) -> None:
         text("welcome.keys"),
         text("welcome.sessions"),
         text("welcome.context"),
+        "",
         text("welcome.licence"),
+        "",
         text("welcome.disclaimer"),
+        "",
     ):
         streams.say(line)
     if streams.verbosity <= QUIET:

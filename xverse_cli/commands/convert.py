@@ -13,7 +13,7 @@ from xverse_cli import options
 from xverse_cli.exit_codes import DONE
 from xverse_cli.host import Host, Job
 from xverse_cli.messages import text
-from xverse_cli.values import choice, integer
+from xverse_cli.values import choice, integer, model_name
 from xverse_runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 
 _FORMATS = ("bf16", "int8", "int4")
 
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=text("help.model_argument"))]
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        parser=options.read_with(model_name), metavar="MODEL", help=text("help.model_argument")
+    ),
+]
 TargetPrecision = Annotated[
     str,
     typer.Option(

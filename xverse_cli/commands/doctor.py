@@ -30,7 +30,10 @@ Gpu = Annotated[
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """``facts`` are ``None`` of a described machine; ``refusal`` is why there is no plan."""
+    """``facts`` are ``None`` of a described machine; ``refusal`` is why there is no plan.
+
+    ``faster`` is another plan, and its command, that the user may like better than the chosen one.
+    """
 
     model: str
     machine: "Machine"
@@ -39,6 +42,7 @@ class Diagnosis:
     plans: "dict[str, MemoryPlan | None]"
     chosen: "MemoryPlan | None"
     command: str | None
+    faster: "tuple[MemoryPlan, str] | None"
     notes: tuple[str, ...]
     refusal: ResourceError | None
 
@@ -76,7 +80,8 @@ def run(flags: Mapping[str, object], gpu: str | None, as_json: bool, host: Host)
     else:
         from xverse_cli.render.sanitize import sanitize
 
-        lines = (sanitize(line) for line in _lines(diagnosis))
+        width = host.streams.stdout_columns
+        lines = (sanitize(line) for line in _lines(diagnosis, width))
         host.streams.write_data("".join(f"{line}\n" for line in lines))
     if diagnosis.refusal is not None:
         raise diagnosis.refusal
@@ -88,6 +93,7 @@ def _diagnose(settings: "Settings", gpu: str | None) -> Diagnosis:
 
     from xverse_cli.doctor.advice import (
         known_config,
+        much_faster,
         next_command,
         store_precision_of,
         system_notes,
@@ -125,9 +131,12 @@ def _diagnose(settings: "Settings", gpu: str | None) -> Diagnosis:
     plans = plans_by_precision(config, machine, every)
     here = facts is not None
     notes = system_notes(chosen, machine.host_total) if here else []
-    command = None
+    command, faster = None, None
     if chosen is not None:
-        command = next_command(settings.model, chosen, here=here, context=settings.context)
+        follow = partial(next_command, settings.model, here=here, context=settings.context)
+        command = follow(chosen)
+        if precision == "auto" and (other := much_faster(chosen, plans.values())) is not None:
+            faster = other, follow(other)
     return Diagnosis(
         settings.model,
         machine,
@@ -136,13 +145,14 @@ def _diagnose(settings: "Settings", gpu: str | None) -> Diagnosis:
         plans,
         chosen,
         command,
+        faster,
         tuple(notes),
         refusal,
     )
 
 
-def _lines(diagnosis: Diagnosis) -> Iterator[str]:
-    from xverse_cli.commands.listing import aligned
+def _lines(diagnosis: Diagnosis, width: int | None) -> Iterator[str]:
+    from xverse_cli.commands.listing import aligned, fitted
 
     if diagnosis.facts is None:
         yield text("doctor.described", name=diagnosis.machine.name)
@@ -151,16 +161,29 @@ def _lines(diagnosis: Diagnosis) -> Iterator[str]:
         yield from aligned(_backend_rows(diagnosis.facts))
     yield ""
     yield text("doctor.plans", model=diagnosis.model)
-    yield from aligned([_heading(), *map(_plan_row, *zip(*diagnosis.plans.items(), strict=True))])
+    rows = [_heading(), *map(_plan_row, *zip(*diagnosis.plans.items(), strict=True))]
+    yield from fitted(rows, width, apart=-1)
     yield from diagnosis.notes
     if diagnosis.chosen is not None and diagnosis.command is not None:
-        from xverse_cli.doctor.advice import place_text
+        yield from _advice(diagnosis.chosen, diagnosis.command, faster=False)
+    if diagnosis.faster is not None:
+        yield from _advice(*diagnosis.faster, faster=True)
 
-        rate = f"{diagnosis.chosen.prediction.tokens_per_s:.3g}"
-        precision, place = diagnosis.chosen.placement.precision, place_text(diagnosis.chosen)
-        yield ""
+
+def _advice(plan: "MemoryPlan", command: str, *, faster: bool) -> Iterator[str]:
+    """What a plan brings and costs, and the command that brings it about."""
+    from xverse_cli.doctor.advice import place_text
+    from xverse_cli.models.pull_report import quality
+
+    rate, precision = f"{plan.prediction.tokens_per_s:.3g}", plan.placement.precision
+    place = place_text(plan)
+    yield ""
+    if faster:
+        yield text("doctor.faster", precision=precision, place=place, rate=rate)
+    else:
         yield text("doctor.recommended", precision=precision, place=place, rate=rate)
-        yield f"  {diagnosis.command}"
+    yield "  " + quality(precision)
+    yield f"  {command}"
 
 
 def _system_rows(diagnosis: Diagnosis) -> Iterator[tuple[str, str]]:
@@ -217,7 +240,7 @@ def _rate(bytes_per_s: float) -> str:
 
 
 def _heading() -> tuple[str, ...]:
-    columns = ("precision", "place", "context", "gpu", "memory", "rate", "first", "load")
+    columns = ("precision", "kv", "context", "gpu", "memory", "rate", "first", "load", "place")
     return tuple(text(f"doctor.heading_{column}") for column in columns)
 
 
@@ -225,12 +248,13 @@ def _plan_row(precision: str, plan: "MemoryPlan | None") -> tuple[str, ...]:
     from xverse_cli.doctor.advice import memory_text, place_text
 
     if plan is None:
-        return (precision, text("doctor.no_room"), *["–"] * 6)
+        return (precision, *["–"] * 7, text("doctor.no_room"))
     predicted = plan.prediction
     rate = f"{predicted.tokens_per_s:.3g}"
     seconds = [f"{one:.1f} s" for one in (predicted.first_token_s, predicted.load_s)]
-    context = str(plan.placement.context)
-    return (precision, place_text(plan), context, *memory_text(plan), rate, *seconds)
+    placed = plan.placement
+    cells = (precision, placed.kv, str(placed.context), *memory_text(plan), rate, *seconds)
+    return (*cells, place_text(plan))
 
 
 def _object(diagnosis: Diagnosis) -> dict[str, Any]:
@@ -246,6 +270,8 @@ def _object(diagnosis: Diagnosis) -> dict[str, Any]:
         "plans": {name: plan and _plan_object(plan) for name, plan in diagnosis.plans.items()},
         "chosen": diagnosis.chosen and diagnosis.chosen.placement.precision,
         "command": diagnosis.command,
+        "faster": diagnosis.faster and diagnosis.faster[0].placement.precision,
+        "faster_command": diagnosis.faster and diagnosis.faster[1],
         "notes": [*diagnosis.notes],
         "refusal": {"code": refusal.code, **refusal.params} if refusal else None,
     }
@@ -265,6 +291,7 @@ def _plan_object(plan: "MemoryPlan") -> dict[str, Any]:
         "experts_resident": placed.experts_resident,
         "prefill_chunk": placed.prefill_chunk,
         "workspace_bytes": placed.workspace,
+        "steps_bytes": placed.steps,
         "staging_bytes": placed.staging,
         "kv_bytes": placed.kv_bytes,
         "gpu_bytes": placed.gpu,

@@ -40,9 +40,15 @@ def run(as_json: bool, host: Host) -> int:
         host.streams.write_data(to_json([_object(model) for model in models]) + "\n")
     elif models:
         rows = [_heading(), *map(_row, models)]
-        host.streams.write_data("".join(f"{line}\n" for line in aligned(rows)))
+        lines = fitted(rows, host.streams.stdout_columns, apart=0)
+        host.streams.write_data("".join(f"{line}\n" for line in lines))
         host.streams.write_data(text("list.sum", size_bytes=together_bytes(models)) + "\n")
+        for command in _to_go_on(models):
+            host.streams.say(text("list.go_on", command=command))
         for model in models:
+            if model.cut and model.kind != "synthetic":
+                command = _repair(model)
+                host.streams.warn(text("list.damaged", names=model.cut, command=command))
             host.streams.say(text("list.path", model=model.name, path=model.path), level=1)
     else:
         host.streams.say(text("list.nothing"))
@@ -61,6 +67,30 @@ def aligned(rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
         yield "  ".join(filled).rstrip()
 
 
+def fitted(rows: Iterable[tuple[str, ...]], width: int | None, *, apart: int) -> Iterator[str]:
+    """Rows as `aligned` has them; on a screen that is too narrow one cell has a line of its own.
+
+    Args:
+        rows: each with the same cells.
+        width: columns of the screen; ``None`` where there is none.
+        apart: which cell that is: the first, with the others below it, or the last.
+    """
+    from xverse_cli.render.columns import columns
+    from xverse_cli.render.sanitize import sanitize
+
+    cells = [*rows]
+    table = [*aligned(cells)]
+    if width is None or all(columns(line) <= width for line in table):
+        yield from table
+        return
+    others = aligned(row[1:] if apart == 0 else row[:-1] for row in cells)
+    for row, line in zip(cells, others, strict=True):
+        own = sanitize(row[apart])
+        first, second = (own, line) if apart == 0 else (line, own)
+        yield first
+        yield f"  {second}"
+
+
 def kind_text(model: "StoredModel") -> str:
     """``published``, ``store int4``, ``synthetic int4``."""
     return " ".join(filter(None, (text(f"list.kind_{model.kind}"), model.precision)))
@@ -72,17 +102,15 @@ def _heading() -> tuple[str, ...]:
 
 
 def _row(model: "StoredModel") -> tuple[str, ...]:
-    from datetime import datetime
+    from xverse_cli.render.moment import moment
 
     revision = [", ".join(model.branches), (model.commit or "")[:_SHORT]]
-    used = model.last_use
-    when = datetime.fromtimestamp(used).strftime("%Y-%m-%d %H:%M") if used else "–"
     return (
         model.name,
         kind_text(model),
         size(model.bytes),
         " ".join(filter(None, revision)) or "–",
-        when,
+        moment(model.last_use),
         _state(model),
     )
 
@@ -93,6 +121,30 @@ def _state(model: "StoredModel") -> str:
         here, total = model.bytes, model.total_bytes
         return text("list.state_part", here_bytes=here, total_bytes=total)
     return text(f"list.state_{model.state}")
+
+
+def _to_go_on(models: "Iterable[StoredModel]") -> list[str]:
+    """The commands that finish what is incomplete: one for a model that is packed as it comes."""
+    whole = {one.hub_id for one in models if one.kind == "published" and one.state == "complete"}
+    commands = {}
+    for model in models:
+        if model.state != "incomplete" or model.kind == "synthetic":
+            continue
+        named = model.hub_id
+        command = f"xverse pull {named}"
+        if model.precision and model.path.name.endswith(".partial"):
+            packed = f"{named} --precision {model.precision}"
+            command = f"xverse convert {packed}"
+            if named not in whole:
+                command = f"xverse pull {packed} --delete-source"
+        commands[named] = command  # a store comes after the files that it is made of
+    return [*commands.values()]
+
+
+def _repair(model: "StoredModel") -> str:
+    """What puts cut files right; a store is named by its path, as there may be several."""
+    named = f"{model.hub_id} --published" if model.kind == "published" else str(model.path)
+    return f"xverse verify {named} --repair"
 
 
 def _object(model: "StoredModel") -> dict[str, Any]:
@@ -111,4 +163,5 @@ def _object(model: "StoredModel") -> dict[str, Any]:
         "commit": model.commit,
         "last_use": when.isoformat(timespec="seconds") if when else None,
         "state": model.state,
+        "damaged": [*model.cut],
     }

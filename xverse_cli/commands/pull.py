@@ -93,6 +93,12 @@ def pull(
 ) -> Job:
     if delete_source and precision is None:
         raise UsageError("pull.delete_without_precision")
+    if model is not None:
+        from xverse_cli.models.names import hub_id, is_on_modelscope
+
+        if source == "auto" and is_on_modelscope(model):
+            source = "modelscope"
+        model = hub_id(model)
     request = Request(
         model, precision, delete_source, source, jobs, context, accept_license, dry_run, as_json
     )

@@ -13,13 +13,18 @@ from xverse_cli.commands.convert import Yes
 from xverse_cli.exit_codes import DONE
 from xverse_cli.host import Host, Job
 from xverse_cli.messages import text
-from xverse_cli.values import choice
+from xverse_cli.values import choice, model_name
 from xverse_runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from xverse_cli.models.remove import Removal, RemovalWish
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help=text("help.rm_model"))]
+Model = Annotated[
+    str,
+    typer.Argument(
+        parser=options.read_with(model_name), metavar="MODEL", help=text("help.rm_model")
+    ),
+]
 Precision = Annotated[
     str | None,
     typer.Option(

@@ -44,12 +44,17 @@ All = Annotated[bool, typer.Option("--all", help=text("help.sessions_all"))]
 
 
 def register(app: typer.Typer) -> None:
-    group = typer.Typer(help=text("help.sessions"), no_args_is_help=True, rich_markup_mode=None)
+    group = typer.Typer(help=text("help.sessions"), rich_markup_mode=None)
+    group.callback(invoke_without_command=True)(without_command)
     group.command("list", help=text("help.sessions_list"))(list_sessions)
     group.command("show", help=text("help.sessions_show"))(show)
     group.command("export", help=text("help.sessions_export"))(export)
     group.command("rm", help=text("help.sessions_rm"))(rm)
     app.add_typer(group, name="sessions")
+
+
+def without_command(ctx: typer.Context) -> Job | None:
+    return _job(partial(_list, False), False) if ctx.invoked_subcommand is None else None
 
 
 def list_sessions(as_json: options.Json = False, quiet: options.Quiet = False) -> Job:
@@ -83,8 +88,8 @@ def _job(run: Callable[[Host], int], quiet: bool) -> Job:
 
 
 def _list(as_json: bool, host: Host) -> int:
-    from xverse_cli.chat.sessions.listing import when
-    from xverse_cli.commands.listing import aligned
+    from xverse_cli.commands.listing import fitted
+    from xverse_cli.render.moment import moment
 
     sessions = _readable(host)
     if as_json:
@@ -97,14 +102,15 @@ def _list(as_json: bool, host: Host) -> int:
         rows += [
             (
                 session.id,
-                when(session.changed),
+                moment(session.changed),
                 str(len(session.conversation.all_turns)),
                 session.asked_for,
                 session.title,
             )
             for session in sessions
         ]
-        host.streams.write_data("".join(f"{line}\n" for line in aligned(rows)))
+        lines = fitted(rows, host.streams.stdout_columns, apart=-1)
+        host.streams.write_data("".join(f"{line}\n" for line in lines))
     else:
         host.streams.say(text("session.none_yet"))
     return DONE

@@ -3,6 +3,7 @@
 # No postponed annotations: Typer would compile every one of them anew on each start.
 
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,13 +13,17 @@ from xverse_cli import options
 from xverse_cli.exit_codes import DONE
 from xverse_cli.host import Host, Job
 from xverse_cli.messages import size, text
+from xverse_cli.values import model_name
 from xverse_runtime.errors import ModelNotFoundError
 
 if TYPE_CHECKING:
     from xverse_cli.models.find import FoundModel
     from xverse_cli.models.portrait import Portrait
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help=text("help.model"))]
+Model = Annotated[
+    str,
+    typer.Argument(parser=options.read_with(model_name), metavar="MODEL", help=text("help.model")),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -49,16 +54,16 @@ def run(model: str, as_json: bool, host: Host) -> int:
 
 
 def _find(model: str) -> "FoundModel":
-    """The published files, incomplete ones too; a store where there is nothing else."""
+    """The published files; a store where they are not here, or not whole; else what there is."""
     from xverse_cli.models.find import find_model, find_present
 
     try:
-        return find_present(model)
+        return find_model(model)
     except ModelNotFoundError as error:
-        try:
-            return find_model(model, "auto")
-        except ModelNotFoundError:
-            raise error from None
+        for find in (partial(find_model, model, "auto"), partial(find_present, model)):
+            with suppress(ModelNotFoundError):
+                return find()
+        raise error
 
 
 def _lines(portrait: "Portrait") -> Iterator[str]:
@@ -131,7 +136,9 @@ def _licence_lines(portrait: "Portrait") -> Iterator[str]:
         yield text("show.licence_files", names=portrait.licence_files)
     yield text("pull.licence", licence=text("pull.licence_untold"))
     if portrait.accepted:
-        yield text("show.licence_accepted", when=portrait.accepted)
+        from xverse_cli.render.moment import moment
+
+        yield text("show.licence_accepted", when=moment(portrait.accepted))
 
 
 def _count(number: int) -> str:

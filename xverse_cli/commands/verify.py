@@ -100,10 +100,10 @@ def _repaired(check: "Check", request: Request, host: Host) -> "Check":
     from dataclasses import replace
 
     from xverse_cli.models.check import check_snapshot, check_store
-    from xverse_cli.models.repair import refetch, remake
+    from xverse_cli.models.repair import refetch, refetch_store, remake
 
     if not check.is_published:
-        done = remake(check.path, host)
+        done = remake(check.path, host) or refetch_store(check.path, check.broken, host)
         return _read(request, host, partial(check_store, check.path)) if done else check
     broken = check.broken
     host.streams.say(text("verify.repairing", names=broken))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xverse_cli.doctor.system import system_kind
 from xverse_cli.messages import size, text
 from xverse_cli.models.find import DEMO, FoundModel, find_model, find_present
+from xverse_cli.models.machine_fit import COMFORTABLE, MUCH_FASTER
+from xverse_cli.models.names import KNOWN_MODELS
 from xverse_runtime.errors import ModelNotFoundError
 
 if TYPE_CHECKING:
@@ -15,8 +18,6 @@ if TYPE_CHECKING:
     from xverse_runtime.memory_plan import MemoryPlan
 
 GIB = 2**30
-# Whose configuration is known without their files.
-KNOWN_MODELS = ("xverse/XVERSE-MoE-A4.2B-Chat", "xverse/XVERSE-MoE-A4.2B")
 LEFT_TO_WINDOWS = 4 * GIB
 
 
@@ -82,6 +83,17 @@ def next_command(
     return f"xverse convert {model} --precision {precision}"
 
 
+def much_faster(chosen: MemoryPlan, plans: Iterable[MemoryPlan | None]) -> MemoryPlan | None:
+    """A plan so much faster than the chosen one that the user may like it better, if speed is short
+    at all; see `MachineFit.faster`."""
+    rate = chosen.prediction.tokens_per_s
+    if rate >= COMFORTABLE:
+        return None
+    made = [plan for plan in plans if plan is not None]
+    best = max(made, key=lambda plan: plan.prediction.tokens_per_s, default=chosen)
+    return best if best.prediction.tokens_per_s >= MUCH_FASTER * rate else None
+
+
 def system_notes(plan: MemoryPlan | None, host_total: int, kind: str | None = None) -> list[str]:
     """What to know about this kind of system; ``kind`` as in `SystemFacts`.
 
@@ -108,7 +120,7 @@ def system_notes(plan: MemoryPlan | None, host_total: int, kind: str | None = No
 
 
 def place_text(plan: MemoryPlan) -> str:
-    """Where a plan's experts are: ``GPU``, ``GPU, 20.0 of 64 experts a layer``, ``CPU``."""
+    """Where a plan's experts are: ``GPU``, ``GPU, 19.7 of 64 experts a layer``, ``CPU``."""
     placed = plan.placement
     if placed.device == "cpu":
         return text("doctor.on_cpu")

@@ -60,13 +60,15 @@ def _catalogue() -> Any:
 
 
 def detail(english: str) -> str:
-    """What the runtime or the system says in English, in the language in use if it is known."""
+    """What the runtime, a library or the system says in English, in the language in use; what it
+    has no words for is told to be a quotation."""
     table = _catalogue().DETAILS
     if not table:
         return english
-    from xverse_cli.messages.details import reworded
+    from xverse_cli.messages.details import is_prose, reworded
 
-    return reworded(english, table)
+    words = reworded(english, table)
+    return text("detail.original", words=words) if words == english and is_prose(words) else words
 
 
 class _Printable(dict[str, str]):

@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from functools import cache
 
+_PROSE = re.compile(r"[A-Za-z]{2,} .*[A-Za-z]{2,}", re.DOTALL)
+
 
 def reworded(english: str, table: Mapping[str, str]) -> str:
     """``english`` as ``table`` says it, or as it is where the table does not know it.
@@ -22,6 +24,11 @@ def reworded(english: str, table: Mapping[str, str]) -> str:
             parts = {name: reworded(part, table) for name, part in found.groupdict().items()}
             return words.format(**parts)
     return english
+
+
+def is_prose(words: str) -> bool:
+    """Whether ``words`` are a phrase in English, and not a name, a path or a number."""
+    return words.isascii() and _PROSE.search(words) is not None
 
 
 @cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 from xverse_cli.messages.en_chat import CHAT_TEXTS
 from xverse_cli.messages.en_doctor import DOCTOR_TEXTS
 from xverse_cli.messages.en_errors import ERRORS
+from xverse_cli.messages.en_pull import PULL_TEXTS
 from xverse_cli.messages.en_simulate import SIMULATE_TEXTS
 from xverse_cli.messages.en_usage import USAGE_TEXTS
 
@@ -15,15 +16,19 @@ DETAILS: dict[str, str] = {}  # they are in English
 TEXTS: dict[str, str] = {
     **CHAT_TEXTS,
     **DOCTOR_TEXTS,
+    **PULL_TEXTS,
     **SIMULATE_TEXTS,
     **USAGE_TEXTS,
     "error": "error: {message}",
     "error.at": "error: {place}: {message}",
+    "error.did_you_mean": "Did you mean {nearest}?",
     "error.unexpected": "unexpected {kind}: {detail}",
     "error.unexpected_hint": "This is a bug. XVERSE_DEBUG=1 shows where it happened.",
     "error.memory": "out of memory",
     "error.system": "{problem}: {place}",
+    "detail.original": "{words}",
     "interrupted": "Interrupted.",
+    "ask.again": "That is none of the answers: {answers}.",
     "list.separator": ", ",
     "list.more": " and {count} more",
     "list.none": "none",
@@ -102,8 +107,8 @@ TEXTS: dict[str, str] = {
     "help.verify": "Compare every byte of a model with what it should be."
     " Of a Hub id that was converted, the store is read.",
     "help.verify_published": "Read the published files though there is a store of them.",
-    "help.repair": "Fetch what is broken again, and only that; a store is made again where its"
-    " published weights are here.",
+    "help.repair": "Fetch what is broken again, and only that. Broken files of a store are made"
+    " again; what they are made of is fetched where it is not here.",
     "help.model_argument": "A Hub id or a model directory.",
     "help.convert_precision": "bf16, int8, int4, or auto: the highest that is predicted to run at"
     " reading speed on this machine.",
@@ -126,6 +131,9 @@ TEXTS: dict[str, str] = {
     "verify.done": "{path}: {files} files, {size_bytes}, all as written.",
     "verify.done_published": "{path}: {files} files, {size_bytes}, all as published.",
     "verify.unknown": "Without a digest to compare with: {names}.",
+    "verify.refetch": "Damaged: {names}. The published weights that they are made of are not here"
+    " any more; {fetch_bytes} have to be fetched again. The undamaged files stay.",
+    "verify.refetch_question": "Fetch them now, and make the damaged files again? [Y/n]",
     "verify.repairing": "Fetching again: {names}.",
     # What is on this machine.
     "help.list": "List the models on this machine.",
@@ -142,6 +150,9 @@ TEXTS: dict[str, str] = {
     "list.state_incomplete": "incomplete",
     "list.state_part": "incomplete: {here_bytes} of {total_bytes}",
     "list.state_no_weights": "without weights",
+    "list.state_damaged": "damaged",
+    "list.go_on": "To finish what is incomplete: {command}",
+    "list.damaged": "Cut short, so damaged: {names}. Put it right: {command}",
     "list.sum": "Together {size_bytes} on disk.",
     "list.path": "{model}: {path}",
     "list.nothing": "No models yet. Fetch one: xverse pull"
@@ -184,70 +195,6 @@ TEXTS: dict[str, str] = {
     "rm.question": "Delete this and free {freed_bytes}? [y/N]",
     "rm.done": "Deleted; {freed_bytes} are free again.",
     "rm.kept": "Nothing was deleted.",
-    # Getting models.
-    "help.pull": "Fetch a model, or go on fetching it. Every file is checked.",
-    "help.pull_model": "A Hub id: owner/name or owner/name@revision; otherwise the default model.",
-    "help.pull_precision": "Convert it too: bf16, int8, int4, or auto (see xverse convert).",
-    "help.pull_delete_source": "With --precision: pack each weight file as it comes and delete it,"
-    " so that the disk never holds more than the store and two files.",
-    "help.pull_source": "Where from: huggingface (HF_ENDPOINT names a mirror), modelscope, or auto:"
-    " the Hub, and ModelScope where it cannot be reached.",
-    "help.pull_jobs": "Connections at a time.",
-    "help.accept_license": "Accept the licence of the weights without being asked.",
-    "help.dry_run": "Show what would be fetched and whether it fits; write nothing.",
-    "help.pull_json": "Print one JSON object instead of the path.",
-    "pull.plan": "{model}, revision {revision} (commit {commit}), from {endpoint}",
-    "pull.plan_files": "  {files} files, {weights} of them weights: {total_bytes};"
-    " to fetch: {fetch_bytes}",
-    "pull.plan_resumed": "  {here_bytes} of it are here already",
-    "pull.plan_store": "  a converted model, to be run as it is",
-    "pull.plan_converted": "  to be converted to {precision} afterwards: {size_bytes}",
-    "pull.plan_streamed": "  to be converted to {precision} as it comes, each weight file deleted"
-    " once it is packed: {size_bytes}",
-    "pull.plan_disk": "  disk: {needed_bytes} needed in {path}, {free_bytes} free",
-    "pull.licence": "Licence of the weights: {licence}. The weights of XVERSE models are under"
-    " the vendor's Model License Agreement (Apache-2.0 is that of the code): open to academic"
-    " research, free for commercial use on application to opensource@xverse.cn. The models may say"
-    " things that are wrong, biased or offensive; the vendor takes no responsibility for misuse.",
-    "pull.licence_untold": "not told by the source",
-    "pull.licence_accepted": "Licence of the weights: {licence}; you accepted it on {when}.",
-    "pull.licence_question": "Do you accept the licence? [y/N]",
-    "fit.machine": "This machine: {memory_bytes} memory, {gpu}. Needed with a context of {context}"
-    " tokens:",
-    "fit.gpu": "{name} with {size_bytes}",
-    "fit.no_gpu": "no GPU",
-    "fit.row": "  {precision} {weights} weights, {cache} cache: {verdict}",
-    "fit.on_gpu": "fits the GPU",
-    "fit.in_memory": "fits the memory",
-    "fit.too_large": "larger than the memory: read from the disk all the time, very slow",
-    "fit.advice": "Best here: --precision {precision} (with --delete-source it takes the least"
-    " disk).",
-    "fit.nothing": "It is too large for this machine at every precision. The demo runs everywhere:"
-    " xverse chat --model demo",
-    "offer.question": "Fetch it now ({fetch_bytes})? [y/N]",
-    "offer.question_smaller": "Fetch it now? y: as it is ({fetch_bytes} on disk); s: smaller,"
-    " packed to {precision} as it comes; N: no. [y/s/N]",
-    "pull.bar_total": "together",
-    "pull.bar_checking": "{name} (checking)",
-    "pull.line": "{done_bytes} of {total_bytes} ({percent} %), {rate_bytes}/s, {left} left,"
-    " {files} files done",
-    "pull.done": "Fetched and checked: {model} ({size_bytes}). Talk to it: xverse chat -m {model}",
-    "pull.up_to_date": "Everything is here and up to date: {model} ({size_bytes}). Its bytes were"
-    " checked when they came; to check them now: xverse verify {model}",
-    "pull.store_there": "Converted already: {path}",
-    "pull.kept": "Nobody can be reached ({detail}); the model is here: {path}",
-    "pull.waiting": "Another process is fetching {model}; waiting for it.",
-    "pull.resume": "What has come is kept. To go on: {command}",
-    "pull.retrying": "{name}: {reason}; trying again in {seconds} s.",
-    "pull.no_ranges": "{name}: the server sends no parts of files, so it comes over one connection,"
-    " and after an interruption it is sent from its beginning.",
-    "pull.other_source": "{name}: {reason}; going on from another source that has the same bytes.",
-    "pull.falling_back": "{source} ({endpoint}) cannot be used: {detail}. Trying {other}.",
-    "pull.wrong_once": "{name}: wrong bytes have come (SHA-256 differs); fetching it once more.",
-    "pull.stays": "{revision} has moved on from {old} to {new} since this download began; it goes"
-    " on with {old}. Pull again afterwards for {new}.",
-    "pull.moved_on": "{revision} has moved on from {old} to {new}, and {old} is gone. Files that"
-    " have changed are fetched anew.",
     # Measuring.
     "help.bench": "Measure the speed of a model beside what memory allows.",
     "help.bench_synthetic": "Random weights in a true shape (a4.2b), made on first use and kept in"
@@ -261,11 +208,19 @@ TEXTS: dict[str, str] = {
     "memory.smaller_chunk": (
         "The GPU's memory is short: the prompt is computed {tokens} tokens at a time from now on."
     ),
+    "memory.int8_cache": (
+        "The GPU's memory is short: keys and values are kept in 8 bits from now on, in half the"
+        " memory; with --kv bf16 they stay as they are."
+    ),
     "memory.fewer_sequences": (
         "The GPU's memory is short: {sequences} replies at a time instead of more."
     ),
     "offload.fewer_slots": (
         "The GPU's memory got short: it holds {slots} experts instead of {wished}."
+    ),
+    "offload.lent_slots": (
+        "Several replies at once need room on the GPU: until they are done it holds {slots} experts"
+        " instead of {wished}."
     ),
     "offload.less_pinned": (
         "The system pins the experts of {pinned} of {layers} layers; the CPU computes the misses of"

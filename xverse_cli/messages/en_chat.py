@@ -12,12 +12,12 @@ CHAT_TEXTS: dict[str, str] = {
     "help.editing": "Keys of the prompt: emacs or vi.",
     # The first chat on a machine.
     "welcome.hello": "Welcome to xverse. Three things to know:",
-    "welcome.keys": "1. Enter sends, Alt-Enter adds a line, Ctrl-C stops a reply; /help lists"
+    "welcome.keys": "  1. Enter sends, Alt-Enter adds a line, Ctrl-C stops a reply; /help lists"
     " everything else.",
-    "welcome.sessions": "2. Every turn is saved on this machine, for you alone: xverse chat"
+    "welcome.sessions": "  2. Every turn is saved on this machine, for you alone: xverse chat"
     " --continue goes on, --no-save saves nothing, xverse sessions lists and deletes.",
-    "welcome.context": "3. A model's context is limited. You are told before anything is left out;"
-    " /context shows what is in it.",
+    "welcome.context": "  3. A model's context is limited. You are told before anything is left"
+    " out; /context shows what is in it.",
     "welcome.licence": "Licence: the program is under Apache-2.0. The weights of XVERSE models are"
     " under the vendor's Model License Agreement: open to academic research, free for commercial"
     " use on application to opensource@xverse.cn.",
@@ -58,7 +58,7 @@ CHAT_TEXTS: dict[str, str] = {
     "toolbar.hits": "{percent} % of experts on the GPU",
     "toolbar.files": "files attached: {count}",
     # Commands.
-    "command.unknown": "Unknown command {name}.",
+    "command.unknown": "Unknown command {name}. {advice}",
     "command.nearest": "Did you mean {nearest}?",
     "command.all": "/help lists the commands.",
     "command.text_hint": "To send text that begins with a slash, write two: //",
@@ -186,7 +186,8 @@ CHAT_TEXTS: dict[str, str] = {
     "export.assistant": "Assistant",
     "export.interrupted": "interrupted",
     # The first sentence of a command's help stands in the list of commands: at most 64 characters.
-    "help.sessions": "List, show, export and delete saved conversations.",
+    "help.sessions": "List, show, export and delete saved conversations. Without a command,"
+    " they are listed.",
     "help.sessions_list": "List the saved conversations, the latest first.",
     "help.sessions_show": "Print a saved conversation.",
     "help.sessions_export": "Write a saved conversation as Markdown or JSON.",

@@ -34,6 +34,7 @@ DOCTOR_TEXTS: dict[str, str] = {
     "doctor.plans": "{model}, predicted:",
     "doctor.heading_precision": "PRECISION",
     "doctor.heading_place": "WEIGHTS",
+    "doctor.heading_kv": "KV CACHE",
     "doctor.heading_context": "CONTEXT",
     "doctor.heading_gpu": "GPU MEMORY",
     "doctor.heading_memory": "MEMORY",
@@ -45,6 +46,7 @@ DOCTOR_TEXTS: dict[str, str] = {
     "doctor.in_slots": "{slots} of {experts} experts a layer on the GPU",
     "doctor.no_room": "does not fit",
     "doctor.recommended": "Recommended: {precision}, {place}, {rate} tokens/s predicted",
+    "doctor.faster": "Or, faster: {precision}, {place}, {rate} tokens/s predicted",
     "doctor.windows": "On Windows, torch from PyPI has no CUDA: everything runs on the processor."
     " For an NVIDIA GPU use WSL2, which takes half of the memory unless told otherwise; the weights"
     " need {store_bytes} of it.",

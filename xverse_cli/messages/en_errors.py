@@ -17,9 +17,9 @@ _AGAIN = (
     " broken again: xverse verify MODEL --repair"
 )
 _CONVERT = (
-    "Remove the converted model, then make it again: xverse rm MODEL --precision P, then xverse"
-    " convert MODEL --precision P; or, without its source, xverse pull MODEL --precision P"
-    " --delete-source. xverse list names both."
+    "Make again what is broken in it: xverse verify MODEL --repair. Or remove it, then make it"
+    " again: xverse rm MODEL --precision P, then xverse convert MODEL --precision P; or, without"
+    " its source, xverse pull MODEL --precision P --delete-source. xverse list names both."
 )
 _HELP = "The options: {command} --help"
 
@@ -38,6 +38,11 @@ ERRORS: dict[str, tuple[str, str]] = {
     "model.incomplete_download": (
         "The download of {model} is incomplete: {names} not there ({path}).",
         "Finish it with: xverse pull {model}\nOr try the built-in demo: xverse chat --model demo",
+    ),
+    "model.packing_begun": (
+        "Fetching {model} and packing it to {precision} was interrupted.",
+        "Go on with it: xverse pull {model} --precision {precision} --delete-source\n"
+        "Or try the built-in demo: xverse chat --model demo",
     ),
     "model.no_such_directory": (
         "There is no model directory {path}.",
@@ -195,8 +200,8 @@ ERRORS: dict[str, tuple[str, str]] = {
         "Close other programs, choose a smaller --context, or try: --model demo",
     ),
     "memory.exhausted": (
-        "The memory of {device} is full: {free_bytes} free, {held_bytes} held by this program"
-        " ({detail}).",
+        "The memory of {device} is full: {needed_bytes} more were needed, {free_bytes} are free;"
+        " this program holds {held_bytes}, drivers and other programs {others_bytes} ({detail}).",
         "Close other programs that use it, or choose a smaller --context.",
     ),
     # Routing traces.

@@ -11,7 +11,8 @@ MODEL_ERRORS: dict[str, tuple[str, str]] = {
     ),
     "pull.no_hub_id": (
         '"{model}" is no Hub id.',
-        "Give owner/name or owner/name@revision, such as xverse/XVERSE-MoE-A4.2B-Chat.",
+        "Give owner/name or owner/name@revision, such as xverse/XVERSE-MoE-A4.2B-Chat, or the"
+        " address of its page on huggingface.co, hf-mirror.com or modelscope.cn.",
     ),
     "pull.delete_without_precision": (
         "--delete-source has no meaning without --precision: nothing would be left.",

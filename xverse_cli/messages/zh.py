@@ -6,6 +6,7 @@ from xverse_cli.messages.zh_chat import CHAT_TEXTS
 from xverse_cli.messages.zh_details import DETAILS
 from xverse_cli.messages.zh_doctor import DOCTOR_TEXTS
 from xverse_cli.messages.zh_errors import ERRORS
+from xverse_cli.messages.zh_pull import PULL_TEXTS
 from xverse_cli.messages.zh_simulate import SIMULATE_TEXTS
 from xverse_cli.messages.zh_usage import USAGE_TEXTS
 
@@ -14,15 +15,19 @@ __all__ = ["DETAILS", "ERRORS", "TEXTS"]
 TEXTS: dict[str, str] = {
     **CHAT_TEXTS,
     **DOCTOR_TEXTS,
+    **PULL_TEXTS,
     **SIMULATE_TEXTS,
     **USAGE_TEXTS,
     "error": "错误：{message}",
     "error.at": "错误：{place}：{message}",
+    "error.did_you_mean": "是否指 {nearest}？",
     "error.unexpected": "意外错误 {kind}：{detail}",
     "error.unexpected_hint": "这是程序的缺陷。设置 XVERSE_DEBUG=1 可查看出错位置。",
     "error.memory": "内存不足",
     "error.system": "{problem}：{place}",
+    "detail.original": "原文为“{words}”",
     "interrupted": "已中断。",
+    "ask.again": "没有这个选项，请回答：{answers}。",
     "list.separator": "、",
     "list.more": "，另有 {count} 项",
     "list.none": "无",
@@ -95,7 +100,8 @@ TEXTS: dict[str, str] = {
     "help.convert": "把模型转换为打包权重，几秒即可打开。打包后占用更少；原始文件保持不变。",
     "help.verify": "逐字节校验模型。Hub ID 若已转换，则校验打包模型。",
     "help.verify_published": "即使有打包模型，也校验原始文件。",
-    "help.repair": "重新下载损坏的部分，且只下载这些；原始权重在本机时，打包模型会重新制作。",
+    "help.repair": "重新下载损坏的部分，且只下载这些。打包模型的损坏文件会重新制作，"
+    "所需的原始权重不在本机时会下载。",
     "help.model_argument": "Hub ID 或模型目录。",
     "help.convert_precision": "bf16、int8、int4，或 auto：预测在本机能达到阅读速度的最高精度。",
     "help.convert_attention": "注意力部分改用其他格式：bf16、int8 或 int4。",
@@ -115,6 +121,9 @@ TEXTS: dict[str, str] = {
     "verify.done": "{path}：{files} 个文件，{size_bytes}，均与写入时一致。",
     "verify.done_published": "{path}：{files} 个文件，{size_bytes}，均与发布的一致。",
     "verify.unknown": "没有可供比对的摘要：{names}。",
+    "verify.refetch": "已损坏：{names}。制作它们所需的原始权重已不在本机，需重新下载"
+    " {fetch_bytes}。完好的文件会保留。",
+    "verify.refetch_question": "现在下载，并重新制作损坏的文件？[Y/n]",
     "verify.repairing": "正在重新下载：{names}。",
     # What is on this machine.
     "help.list": "列出本机上的模型。",
@@ -131,6 +140,9 @@ TEXTS: dict[str, str] = {
     "list.state_incomplete": "不完整",
     "list.state_part": "不完整：已有 {here_bytes}，共 {total_bytes}",
     "list.state_no_weights": "没有权重",
+    "list.state_damaged": "已损坏",
+    "list.go_on": "继续未完成的下载或转换：{command}",
+    "list.damaged": "文件不完整，已损坏：{names}。修复：{command}",
     "list.sum": "共占用磁盘 {size_bytes}。",
     "list.path": "{model}：{path}",
     "list.nothing": "还没有模型。下载一个：xverse pull（演示模型已内置：xverse chat --model demo）",
@@ -173,64 +185,6 @@ TEXTS: dict[str, str] = {
     "rm.question": "删除以上内容，释放 {freed_bytes}？[y/N]",
     "rm.done": "已删除，释放了 {freed_bytes}。",
     "rm.kept": "没有删除任何内容。",
-    # Getting models.
-    "help.pull": "下载模型，或继续未完成的下载。每个文件都会校验。",
-    "help.pull_model": "Hub ID：owner/name 或 owner/name@revision；省略时为默认模型。",
-    "help.pull_precision": "下载后转换：bf16、int8、int4 或 auto（见 xverse convert）。",
-    "help.pull_delete_source": "配合 --precision：每下载完一个权重文件就打包并删除，"
-    "磁盘上始终只有打包模型和两个文件。",
-    "help.pull_source": "下载来源：huggingface（可用 HF_ENDPOINT 指定镜像）、modelscope，"
-    "或 auto：优先 Hub，无法连接时用 ModelScope。",
-    "help.pull_jobs": "同时使用的连接数。",
-    "help.accept_license": "接受权重许可证，不再询问。",
-    "help.dry_run": "只显示将下载的内容和空间是否足够，不写入。",
-    "help.pull_json": "输出一个 JSON 对象，而不是路径。",
-    "pull.plan": "{model}，版本 {revision}（提交 {commit}），来自 {endpoint}",
-    "pull.plan_files": "  {files} 个文件，其中 {weights} 个权重文件：{total_bytes}；需下载："
-    "{fetch_bytes}",
-    "pull.plan_resumed": "  其中 {here_bytes} 已在本机",
-    "pull.plan_store": "  已是打包模型，可直接运行",
-    "pull.plan_converted": "  下载后将转换为 {precision}：{size_bytes}",
-    "pull.plan_streamed": "  将边下载边转换为 {precision}，每个权重文件打包后即删除：{size_bytes}",
-    "pull.plan_disk": "  磁盘：{path} 需要 {needed_bytes}，可用 {free_bytes}",
-    "pull.licence": "权重许可证：{licence}。XVERSE 模型的权重适用厂商的《模型许可协议》"
-    "（Apache-2.0 只适用于代码）：对学术研究开放；商业使用免费，但需向 opensource@xverse.cn 申请。"
-    "模型可能说出错误、有偏见或冒犯性的内容；厂商不对滥用承担责任。",
-    "pull.licence_untold": "来源未注明",
-    "pull.licence_accepted": "权重许可证：{licence}；已于 {when} 接受。",
-    "pull.licence_question": "接受此许可证？[y/N]",
-    "fit.machine": "本机：内存 {memory_bytes}，{gpu}。上下文为 {context} 个词元时需要：",
-    "fit.gpu": "{name}（{size_bytes}）",
-    "fit.no_gpu": "没有 GPU",
-    "fit.row": "  {precision} 权重 {weights}，缓存 {cache}：{verdict}",
-    "fit.on_gpu": "显存放得下",
-    "fit.in_memory": "内存放得下",
-    "fit.too_large": "超出内存：需不断读取磁盘，非常慢",
-    "fit.advice": "本机最佳选择：--precision {precision}（加 --delete-source 占用磁盘最少）。",
-    "fit.nothing": "任何精度都超出本机的能力。演示模型在哪里都能运行：xverse chat --model demo",
-    "offer.question": "现在下载（{fetch_bytes}）？[y/N]",
-    "offer.question_smaller": "现在下载？y：原样下载（磁盘占用 {fetch_bytes}）；"
-    "s：更小，边下载边打包为 {precision}；N：不下载。[y/s/N]",
-    "pull.bar_total": "合计",
-    "pull.bar_checking": "{name}（校验中）",
-    "pull.line": "已下载 {done_bytes}，共 {total_bytes}（{percent}%），{rate_bytes}/s，"
-    "剩余 {left}，已完成 {files} 个文件",
-    "pull.done": "已下载并校验：{model}（{size_bytes}）。开始对话：xverse chat -m {model}",
-    "pull.up_to_date": "文件齐全且为最新：{model}（{size_bytes}）。下载时已校验；"
-    "如需再次校验：xverse verify {model}",
-    "pull.store_there": "此前已转换：{path}",
-    "pull.kept": "所有来源都无法连接（{detail}）；模型已在本机：{path}",
-    "pull.waiting": "另一个进程正在下载 {model}，等待其完成。",
-    "pull.resume": "已下载的部分会保留。继续下载：{command}",
-    "pull.retrying": "{name}：{reason}；{seconds} 秒后重试。",
-    "pull.no_ranges": "{name}：服务器不支持分段下载，因此只用一个连接，中断后将从头开始。",
-    "pull.other_source": "{name}：{reason}；改从内容相同的另一来源继续。",
-    "pull.falling_back": "无法使用 {source}（{endpoint}）：{detail}。改用 {other}。",
-    "pull.wrong_once": "{name}：收到的内容有误（SHA-256 不符），正在重新下载。",
-    "pull.stays": "下载期间 {revision} 已从 {old} 更新到 {new}；本次继续下载 {old}。"
-    "如需 {new}，请在完成后再次下载。",
-    "pull.moved_on": "{revision} 已从 {old} 更新到 {new}，且 {old} 已不存在。"
-    "有变化的文件将重新下载。",
     # Measuring.
     "help.bench": "测量模型的速度，并与内存带宽的上限对照。",
     "help.bench_synthetic": "使用真实结构（a4.2b）的随机权重；首次使用时生成并存入缓存，"
@@ -240,8 +194,12 @@ TEXTS: dict[str, str] = {
     "help.bench_rounds": "测量次数，通常为 3 次；显示中位数。",
     "memory.smaller_context": "上下文为 {context_length} 个词元，而不是 {wished}：显存放不下更多。",
     "memory.smaller_chunk": "显存紧张：此后每次只计算提示词的 {tokens} 个词元。",
+    "memory.int8_cache": "显存紧张：此后键和值以 8 位保存，只占一半显存；"
+    "使用 --kv bf16 可保持原样。",
     "memory.fewer_sequences": "显存紧张：同时只生成 {sequences} 个回复。",
     "offload.fewer_slots": "显存变得紧张：GPU 只容纳 {slots} 个专家，而不是 {wished} 个。",
+    "offload.lent_slots": "同时生成多个回复需要显存：完成之前 GPU 只容纳 {slots} 个专家，"
+    "而不是 {wished} 个。",
     "offload.less_pinned": "系统只允许锁定 {layers} 层中 {pinned} 层的专家；"
     "其余各层未命中的专家由 CPU 计算。",
     "offload.failed": "无法把专家分配到 GPU 和 CPU（{reason}）；全部由 CPU 计算。",

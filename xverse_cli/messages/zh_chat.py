@@ -12,11 +12,11 @@ CHAT_TEXTS: dict[str, str] = {
     "help.editing": "输入行的按键方式：emacs 或 vi。",
     # The first chat on a machine.
     "welcome.hello": "欢迎使用 xverse。只需了解三点：",
-    "welcome.keys": "1. Enter 发送，Alt-Enter 换行，Ctrl-C 停止回复；其他功能见 /help。",
-    "welcome.sessions": "2. 每一轮对话都保存在本机，仅自己可读："
+    "welcome.keys": "  1. Enter 发送，Alt-Enter 换行，Ctrl-C 停止回复；其他功能见 /help。",
+    "welcome.sessions": "  2. 每一轮对话都保存在本机，仅自己可读："
     "xverse chat --continue 继续上次对话，"
     "--no-save 不保存，xverse sessions 列出和删除。",
-    "welcome.context": "3. 模型的上下文有限。移除任何内容前都会告知；/context 可查看其中的内容。",
+    "welcome.context": "  3. 模型的上下文有限。移除任何内容前都会告知；/context 可查看其中的内容。",
     "welcome.licence": "许可：本程序采用 Apache-2.0。XVERSE 模型的权重适用厂商的《模型许可协议》："
     "对学术研究开放；商业使用免费，但需向 opensource@xverse.cn 申请。",
     "welcome.disclaimer": "免责声明：模型生成的内容可能有错误、偏见或冒犯，且未经任何人审核。"
@@ -49,7 +49,7 @@ CHAT_TEXTS: dict[str, str] = {
     "toolbar.hits": "{percent}% 的专家在 GPU",
     "toolbar.files": "已附文件：{count}",
     # Commands.
-    "command.unknown": "未知命令：{name}",
+    "command.unknown": "未知命令：{name}{advice}",
     "command.nearest": "（是否想用 {nearest}？）",
     "command.all": "（/help 列出全部命令。）",
     "command.text_hint": "要发送以斜杠开头的文本，请写两个斜杠：//",
@@ -170,7 +170,7 @@ CHAT_TEXTS: dict[str, str] = {
     "export.assistant": "助手",
     "export.interrupted": "已中断",
     # The first sentence of a command's help stands in the list of commands: at most 64 columns.
-    "help.sessions": "列出、显示、导出和删除已保存的对话。",
+    "help.sessions": "列出、显示、导出和删除已保存的对话。不带命令时列出。",
     "help.sessions_list": "列出已保存的对话，最近的在前。",
     "help.sessions_show": "输出一个已保存的对话。",
     "help.sessions_export": "把已保存的对话写成 Markdown 或 JSON。",

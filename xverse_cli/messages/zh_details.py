@@ -29,6 +29,7 @@ SYSTEM: dict[str, str] = {
     "Connection refused": "连接被拒绝",
     "Connection reset by peer": "连接被对方重置",
     "Connection timed out": "连接超时",
+    "timed out": "超时",
 }
 
 DETAILS: dict[str, str] = {

@@ -33,6 +33,7 @@ DOCTOR_TEXTS: dict[str, str] = {
     "doctor.plans": "{model}，预测：",
     "doctor.heading_precision": "精度",
     "doctor.heading_place": "权重位置",
+    "doctor.heading_kv": "KV 缓存",
     "doctor.heading_context": "上下文",
     "doctor.heading_gpu": "显存",
     "doctor.heading_memory": "内存",
@@ -44,6 +45,7 @@ DOCTOR_TEXTS: dict[str, str] = {
     "doctor.in_slots": "每层 {experts} 个专家中 {slots} 个在 GPU",
     "doctor.no_room": "放不下",
     "doctor.recommended": "推荐：{precision}，{place}，预测 {rate} 词元/秒",
+    "doctor.faster": "或更快：{precision}，{place}，预测 {rate} 词元/秒",
     "doctor.windows": "在 Windows 上，PyPI 的 torch 不带 CUDA，一切都在处理器上运行。"
     "要使用 NVIDIA GPU，请用 WSL2；它默认只占一半内存，而权重需要 {store_bytes}。",
     "doctor.windows_install": "  1. 运行 wsl --install，然后重启。只需 Windows 的 GPU 驱动，"

@@ -16,9 +16,9 @@ _AGAIN = (
     "文件已损坏，或下载未完成。来自 Hub 的模型可以重新下载损坏的部分：xverse verify MODEL --repair"
 )
 _CONVERT = (
-    "先删除转换后的模型，再重新制作：xverse rm MODEL --precision P，然后 xverse convert MODEL"
-    " --precision P；没有原始权重时：xverse pull MODEL --precision P --delete-source。"
-    "xverse list 会列出 MODEL 和 P。"
+    "重新制作损坏的部分：xverse verify MODEL --repair。或先删除转换后的模型，再重新制作："
+    "xverse rm MODEL --precision P，然后 xverse convert MODEL --precision P；没有原始权重时："
+    "xverse pull MODEL --precision P --delete-source。xverse list 会列出 MODEL 和 P。"
 )
 _HELP = "查看选项：{command} --help"
 _FAMILY = "这是 XVERSE 系列的模型吗？"
@@ -38,6 +38,11 @@ ERRORS: dict[str, tuple[str, str]] = {
     "model.incomplete_download": (
         "模型 {model} 的下载不完整：缺少 {names}（{path}）。",
         "继续下载：xverse pull {model}\n或试用内置的演示模型：xverse chat --model demo",
+    ),
+    "model.packing_begun": (
+        "下载 {model} 并打包为 {precision} 时曾被中断。",
+        "继续：xverse pull {model} --precision {precision} --delete-source\n"
+        "或试用内置的演示模型：xverse chat --model demo",
     ),
     "model.no_such_directory": (
         "模型目录 {path} 不存在。",
@@ -184,7 +189,8 @@ ERRORS: dict[str, tuple[str, str]] = {
         "请关闭其他程序，或缩小 --context，或试用：--model demo",
     ),
     "memory.exhausted": (
-        "{device} 的内存已满：可用 {free_bytes}，本程序占用 {held_bytes}（{detail}）。",
+        "{device} 的内存已满：还需要 {needed_bytes}，可用 {free_bytes}；本程序占用 {held_bytes}，"
+        "驱动程序和其他程序占用 {others_bytes}（{detail}）。",
         "请关闭占用它的其他程序，或缩小 --context。",
     ),
     # Routing traces.

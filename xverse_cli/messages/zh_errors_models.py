@@ -11,7 +11,8 @@ MODEL_ERRORS: dict[str, tuple[str, str]] = {
     ),
     "pull.no_hub_id": (
         "“{model}”不是 Hub ID。",
-        "请给出 owner/name 或 owner/name@revision，例如 xverse/XVERSE-MoE-A4.2B-Chat。",
+        "请给出 owner/name 或 owner/name@revision，例如 xverse/XVERSE-MoE-A4.2B-Chat，"
+        "或它在 huggingface.co、hf-mirror.com、modelscope.cn 上的网址。",
     ),
     "pull.delete_without_precision": (
         "--delete-source 没有 --precision 就没有意义：什么都不会留下。",

@@ -64,8 +64,13 @@ def check_store(path: Path, progress: ProgressCallback) -> Check:
         IntegrityError: what `Manifest.read` and `check_names` raise; a changed file is no error.
     """
     directory = ModelDirectory.open(path)
-    manifest = Manifest.read(directory)
-    damaged = set(damaged_files(directory, manifest.files, progress))
+    manifest = Manifest.read(directory, sizes=False)
+    as_long = {
+        name: record
+        for name, record in manifest.files.items()
+        if _size(path / name) == record.bytes and (path / name).is_file()
+    }
+    damaged = {*damaged_files(directory, as_long, progress), *(manifest.files.keys() - as_long)}
     if not damaged:
         check_names(directory, manifest)
     files = (

@@ -12,15 +12,17 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from xverse_cli.models.hub_cache import INDEXES, MANIFEST, missing_files
+from xverse_cli.models.hub_cache import DEFAULT_REVISION, INDEXES, MANIFEST, missing_files
 from xverse_cli.models.hub_folder import HubFolder
 from xverse_cli.models.last_use import last_use
 from xverse_cli.models.selection import WEIGHTS
+from xverse_cli.models.sizes import cut_files
 from xverse_cli.models.stores import PRECISIONS, stores_dir
 from xverse_cli.settings import cache_dir
 
 PARTIAL = ".partial"  # what the runtime adds to a store's name while it is being made
 COMPLETE, INCOMPLETE, NO_WEIGHTS = "complete", "incomplete", "no_weights"
+DAMAGED = "damaged"
 PUBLISHED, STORE, SYNTHETIC = "published", "store", "synthetic"
 
 
@@ -36,8 +38,10 @@ class StoredModel:
         files: where its bytes really lie, and how many; another model may share some.
         branches: the branches and tags it is, or the revision that a store was named by.
         commit: where it is known.
-        state: ``complete``, ``incomplete``, or ``no_weights`` where only the rest was kept.
+        state: ``complete``, ``incomplete``, ``damaged`` where files are cut short, or
+            ``no_weights`` where only the rest was kept.
         total_bytes: what it will have when it is complete, as far as that is known.
+        cut: names of files that are cut short.
     """
 
     name: str
@@ -49,6 +53,15 @@ class StoredModel:
     commit: str | None
     state: str
     total_bytes: int
+    cut: tuple[str, ...] = ()
+
+    @property
+    def hub_id(self) -> str:
+        """As commands take it: with a revision, unless it is the usual one."""
+        named = [name for name in self.branches if name != DEFAULT_REVISION]
+        usual = DEFAULT_REVISION in self.branches
+        revision = "" if usual else named[0] if named else self.commit or ""
+        return f"{self.name}@{revision}" if revision else self.name
 
     @property
     def bytes(self) -> int:
@@ -151,9 +164,10 @@ def _store(
     files = real_files(path)
     half = path.name.endswith(PARTIAL) or bool(missing_files(path))
     commit = store_commit(path)
-    state = INCOMPLETE if half else COMPLETE
+    cut = () if half else tuple(cut_files(path))
+    state = INCOMPLETE if half else DAMAGED if cut else COMPLETE
     size = sum(files.values())
-    return StoredModel(name, kind, precision, path, files, branches, commit, state, size)
+    return StoredModel(name, kind, precision, path, files, branches, commit, state, size, cut)
 
 
 def store_commit(store: Path) -> str | None:
@@ -173,6 +187,8 @@ def _published(folder: HubFolder, commit: str) -> StoredModel:
     missing = missing_files(snapshot)
     pulled = read_object(snapshot / MANIFEST)
     branches = tuple(name for name, one in folder.branches().items() if one == commit)
+    state = _state(snapshot, bool(halves), bool(missing))
+    cut = tuple(cut_files(snapshot)) if state == COMPLETE else ()
     return StoredModel(
         folder.repo,
         STORE if pulled else PUBLISHED,
@@ -181,8 +197,9 @@ def _published(folder: HubFolder, commit: str) -> StoredModel:
         files,
         branches,
         commit,
-        _state(snapshot, bool(halves), bool(missing)),
+        DAMAGED if cut else state,
         max(here + sum(pinned.size for pinned, _ in halves), _indexed_bytes(snapshot)),
+        cut,
     )
 
 

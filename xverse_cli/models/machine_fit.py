@@ -8,11 +8,18 @@ import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from xverse_cli.models.stores import PRECISIONS
 from xverse_runtime.errors import UsageError, XverseError
 
+if TYPE_CHECKING:
+    from xverse_runtime.config import ModelConfig
+
 LOOK_S = 120
+READING_SPEED = 15.0  # tokens per second: as `xverse_runtime.store.precision`, which imports torch
+COMFORTABLE = 30.0  # from here on more speed is no reason for a lower precision
+MUCH_FASTER = 1.5  # by how much a lower precision has to be faster to be worth telling of
 # Python would look for modules in the current folder first; nothing there is to be run.
 _APART = (
     "import sys; sys.path = [one for one in sys.path if one];"
@@ -23,13 +30,15 @@ WORK_BYTES = 2**30  # what computing takes beside weights and cache
 
 @dataclass(frozen=True)
 class FitRow:
-    """Bytes of weights and of the KV cache at one precision, and where they fit."""
+    """Bytes of weights and of the KV cache at one precision, where they fit, and how fast it will
+    be; ``tokens_per_s`` is ``None`` where that was not asked for or it cannot run."""
 
     precision: str
     weight_bytes: int
     cache_bytes: int
     fits_gpu: bool | None  # None: there is no GPU
     fits_memory: bool
+    tokens_per_s: float | None = None
 
     @property
     def total_bytes(self) -> int:
@@ -48,18 +57,36 @@ class MachineFit:
 
     @property
     def best(self) -> FitRow | None:
-        """The highest precision that fits the GPU, else the memory."""
+        """The highest precision at reading speed, else the fastest; where speeds are not known,
+        the highest that fits the GPU, else the memory."""
+        known = [(row.tokens_per_s, row) for row in self.rows if row.tokens_per_s]
+        if known:
+            at_speed = [row for rate, row in known if rate >= READING_SPEED]
+            return at_speed[0] if at_speed else max(known, key=lambda one: one[0])[1]
         on_gpu = [row for row in self.rows if row.fits_gpu]
         in_memory = [row for row in self.rows if row.fits_memory]
         return next(iter(on_gpu or in_memory), None)
 
+    @property
+    def faster(self) -> FitRow | None:
+        """A precision so much faster than the best that the user may like it better."""
+        best = self.best
+        if best is None or not best.tokens_per_s or best.tokens_per_s >= COMFORTABLE:
+            return None
+        worth = best.tokens_per_s * MUCH_FASTER
+        rows = [row for row in self.rows if (row.tokens_per_s or 0) >= worth]
+        return max(rows, key=lambda row: row.tokens_per_s or 0, default=None)
 
-def machine_fit(config_json: bytes, context: int | None) -> MachineFit | None:
+
+def machine_fit(
+    config_json: bytes, context: int | None, *, rates: bool = False
+) -> MachineFit | None:
     """The fit of the model that ``config.json`` describes; ``None`` for one that cannot be run.
 
     Args:
         config_json: the file's bytes.
         context: tokens; ``None`` is what the model was trained with.
+        rates: also predict the speed, which takes a second of measuring.
     """
     import torch
 
@@ -73,6 +100,7 @@ def machine_fit(config_json: bytes, context: int | None) -> MachineFit | None:
     tokens = context or config.trained_context
     gpu_bytes, gpu_name = _gpu()
     memory = memory_bytes()
+    predicted = _rates(config, context) if rates else {}
     rows = []
     for precision in PRECISIONS:
         weights = store_bytes(config_json, precision)
@@ -81,18 +109,36 @@ def machine_fit(config_json: bytes, context: int | None) -> MachineFit | None:
         cache = KVPool.bytes_needed(config, tokens, torch.bfloat16)
         needed = weights + cache + WORK_BYTES
         fits_gpu = None if gpu_bytes is None else needed <= gpu_bytes
-        rows.append(FitRow(precision, weights, cache, fits_gpu, needed <= memory))
+        fits, rate = needed <= memory, predicted.get(precision)
+        rows.append(FitRow(precision, weights, cache, fits_gpu, fits, rate))
     return MachineFit(tokens, memory, gpu_bytes, gpu_name, tuple(rows))
 
 
-def machine_fit_apart(config_json: bytes, context: int | None) -> MachineFit | None:
+def _rates(config: ModelConfig, context: int | None) -> dict[str, float]:
+    """Tokens per second at each precision that can run here, as `xverse doctor` predicts them."""
+    import torch
+
+    from xverse_runtime.memory_plan import Wishes, plans_by_precision
+    from xverse_runtime.offload import measure
+
+    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    try:
+        plans = plans_by_precision(config, measure.measure_machine(device), Wishes(context=context))
+    except (XverseError, RuntimeError):  # a broken GPU is told by others
+        return {}
+    return {name: plan.prediction.tokens_per_s for name, plan in plans.items() if plan}
+
+
+def machine_fit_apart(
+    config_json: bytes, context: int | None, *, rates: bool = False
+) -> MachineFit | None:
     """`machine_fit` in a process of its own, unless torch is here already.
 
     torch takes a quarter of a gigabyte, which a download does not need while it lasts.
     """
     if "torch" in sys.modules:
-        return machine_fit(config_json, context)
-    command = [sys.executable, "-c", _APART, *([str(context)] if context else [])]
+        return machine_fit(config_json, context, rates=rates)
+    command = [sys.executable, "-c", _APART, str(context or 0), *(["rates"] if rates else [])]
     try:
         answer = subprocess.run(
             command, input=config_json, capture_output=True, check=True, timeout=LOOK_S
@@ -158,6 +204,6 @@ def _gpu() -> tuple[int | None, str]:
 
 def main() -> None:
     """`config.json` on standard input, the fit as JSON on standard output."""
-    wished = int(sys.argv[1]) if len(sys.argv) > 1 else None
-    fit = machine_fit(sys.stdin.buffer.read(), wished)
+    wished, rates = int(sys.argv[1]) or None, "rates" in sys.argv[2:]
+    fit = machine_fit(sys.stdin.buffer.read(), wished, rates=rates)
     print(json.dumps(fit and asdict(fit)))

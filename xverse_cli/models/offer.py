@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from xverse_cli.answers import NO, YES, YES_OR_NO
 from xverse_cli.messages import error_text, text
-from xverse_cli.models.find import FoundModel, find_model
+from xverse_cli.models.find import HUB_ID, FoundModel, find_model
+from xverse_cli.models.stores import PRECISIONS, begun_precision
 from xverse_cli.settings import Settings
 from xverse_runtime.errors import ModelNotFoundError, XverseError
 
 if TYPE_CHECKING:
     from xverse_cli.host import Host
+    from xverse_cli.models.machine_fit import FitRow
+    from xverse_cli.models.pull_flow import PullWish
     from xverse_cli.models.pull_plan import PullPlan
 
 _FETCHABLE = ("model.not_cached", "model.no_such_revision", "model.incomplete_download")
@@ -21,7 +26,8 @@ def find_or_fetch(settings: Settings, host: Host) -> FoundModel:
     """The model's directory; where it is missing, and someone is there to ask, after fetching it.
 
     Raises:
-        ModelNotFoundError: as `find_model`, and when the offer is declined.
+        ModelNotFoundError: as `find_model`, and when the offer is declined;
+            ``model.packing_begun`` where fetching it and packing it as it comes was interrupted.
     """
     try:
         return find_model(settings.model, settings.precision)
@@ -29,13 +35,26 @@ def find_or_fetch(settings: Settings, host: Host) -> FoundModel:
         streams = host.streams
         if error.code not in _FETCHABLE:
             raise
+        begun = _begun(settings)
+        missing = error
+        if begun:
+            missing = ModelNotFoundError(
+                "model.packing_begun", model=settings.model, precision=begun
+            )
         if not (streams.stdin_is_terminal and streams.stderr_is_terminal):
-            raise
-        _offer(error, settings, host)
+            raise missing from None
+        _offer(missing, begun, settings, host)
     return find_model(settings.model, settings.precision)
 
 
-def _offer(missing: ModelNotFoundError, settings: Settings, host: Host) -> None:
+def _begun(settings: Settings) -> str:
+    """The precision to which the model was being packed as it came; empty if it was not."""
+    match = HUB_ID.fullmatch(settings.model)
+    begun = begun_precision(match["repo"], match["revision"]) if match else None
+    return begun if begun and settings.precision in ("auto", begun) else ""
+
+
+def _offer(missing: ModelNotFoundError, begun: str, settings: Settings, host: Host) -> None:
     """Explain, show what it takes here, ask, and fetch.
 
     Raises:
@@ -46,30 +65,97 @@ def _offer(missing: ModelNotFoundError, settings: Settings, host: Host) -> None:
 
     streams = host.streams
     wish = PullWish(settings.model, context=settings.context, dry_run=True)
+    if begun:
+        wish = replace(wish, precision=begun, delete_source=True, told=True)
+    elif settings.precision in PRECISIONS[1:]:
+        wish = replace(wish, precision=settings.precision, delete_source=True)
     streams.warn(error_text(missing)[0])
     try:
         plan = pull_model(wish, host).plan
     except XverseError as error:
+        if error.code == "pull.no_such_model":
+            raise  # the name is wrong, and how to fetch it no help
         streams.warn(error_text(error)[0])
         raise missing from None
     if plan is None:
         raise missing
-    for line in plan_lines(plan):
-        streams.say(line)
-    smaller = _smaller(plan)
-    key = "offer.question_smaller" if smaller else "offer.question"
-    answer = streams.ask(text(key, fetch_bytes=plan.fetch_bytes, precision=smaller))
-    if answer[:1] not in ("y", "s") or (answer[:1] == "s" and not smaller):
+    if begun:
+        agreed = _agrees_to_go_on(plan, host)
+        wanted = wish if agreed else None
+    else:
+        for line in plan_lines(plan, advice=False):
+            streams.say(line)
+        forms = _packed_forms(plan) if settings.precision == "auto" else ()
+        wanted = _choice(plan, forms, wish, host)
+    if wanted is None:
         raise missing
-    wanted = replace(wish, dry_run=False, told=True)
-    if answer[:1] == "s":
-        wanted = replace(wanted, precision=smaller, delete_source=True)
-    pull_model(wanted, host)
+    pull_model(replace(wanted, dry_run=False, told=True), host)
 
 
-def _smaller(plan: PullPlan) -> str:
-    """A precision that suits this machine better than the published one, if there is such."""
-    best = plan.fit.best if plan.fit else None
-    if plan.is_store or best is None or plan.fit is None:
-        return ""
-    return best.precision if best.precision != plan.fit.rows[0].precision else ""
+def _agrees_to_go_on(plan: PullPlan, host: Host) -> bool:
+    question = text(
+        "offer.go_on",
+        here_bytes=plan.here_bytes,
+        total_bytes=plan.total_bytes,
+        fetch_bytes=plan.fetch_bytes,
+    )
+    return host.streams.confirm(question, default=True)
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """A packed form that may be chosen by ``key``."""
+
+    key: str
+    row: FitRow
+    is_best: bool
+
+    def line(self) -> str:
+        from xverse_cli.models.pull_report import quality, rate_text
+
+        return text(
+            "offer.packed_best" if self.is_best else "offer.packed",
+            answer=self.key,
+            precision=self.row.precision,
+            size_bytes=self.row.weight_bytes,
+            rate=rate_text(self.row),
+            quality=quality(self.row.precision),
+        )
+
+
+def _choice(
+    plan: PullPlan, forms: Sequence[_Packed], wish: PullWish, host: Host
+) -> PullWish | None:
+    """What the user wants of what suits this machine; ``None``: nothing."""
+    from xverse_cli.models.pull_report import rate_text
+
+    streams = host.streams
+    if not forms:
+        agreed = streams.confirm(text("offer.question", fetch_bytes=plan.fetch_bytes))
+        return wish if agreed else None
+    assert plan.fit is not None
+    published = plan.fit.rows[0]
+    # the question would be none without its answers, even with -q
+    streams.error(text("offer.published", fetch_bytes=plan.fetch_bytes, rate=rate_text(published)))
+    for form in forms:
+        streams.error(form.line())
+    answers = {YES: YES_OR_NO[YES]}
+    answers |= {form.key: (form.key, form.row.precision) for form in forms}
+    answers[NO] = YES_OR_NO[NO]
+    keys = "/".join(form.key for form in forms)
+    answer = streams.choose(text("offer.question_packed", keys=keys), answers, NO)
+    if answer == NO:
+        return None
+    if answer == YES:
+        return wish
+    chosen = next(form for form in forms if form.key == answer)
+    return replace(wish, precision=chosen.row.precision, delete_source=True)
+
+
+def _packed_forms(plan: PullPlan) -> tuple[_Packed, ...]:
+    """The packed forms worth choosing here, the one that suits best first."""
+    fit = plan.fit
+    if fit is None or plan.is_store:
+        return ()
+    rows = [row for row in (fit.best, fit.faster) if row is not None and row != fit.rows[0]]
+    return tuple(_Packed(row.precision[-1], row, row == fit.best) for row in rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ PATIENCE = Patience()
 AT_ONCE = 64  # files, each with two descriptors; some systems give a process 256
 MOST_SMALL = 2**26  # bytes of a file that is read into memory
 PINS = "pull.json"
+LOOK_S = 0.2  # how often a lock that another one holds is tried
 
 
 class Watcher(Protocol):
@@ -76,21 +78,48 @@ class Pull:
         stays = self.route.at_commit(pinned)
         self.watcher.note(Note("pull.stays" if stays else "pull.moved_on", dict(moved)))
 
+    @property
+    def was_begun(self) -> bool:
+        """Whether this revision was being fetched before, and is not complete."""
+        return self.model.revision in _pins(self.folder)
+
+    def statuses_of_another(self, plan: PullPlan, gone: set[str]) -> list[Status]:
+        """How far another process is that fetches the same.
+
+        Args:
+            plan: made when this one began.
+            gone: names of files that were there once, and may have been packed and deleted since.
+        """
+        folder, missing = self.folder, {file.name for file in plan.missing}
+        half = {pinned.digest: done for pinned, done in folder.unfinished()}
+        found = []
+        for file in plan.files:
+            if file.name not in missing or folder.has(file.digest, file.size):
+                gone.add(file.name)
+            done = file.size if file.name in gone else min(half.get(file.digest, 0), file.size)
+            found.append(Status(file, done, done))
+        return found
+
     def plan(
-        self, context: int | None, conversion: Callable[[bytes], Conversion | None]
+        self,
+        context: int | None,
+        conversion: Callable[[bytes], Conversion | None],
+        *,
+        rates: bool = False,
     ) -> PullPlan:
         """What is to be done; reads the configuration, and writes nothing.
 
         Args:
             context: tokens for the fit; ``None`` is the model's.
             conversion: what is to be made of the model, given its ``config.json``.
+            rates: whether the fit tells speeds, for which the machine is measured.
         """
         files = select_files(self.model)
         folder = self.folder
         missing = tuple(file for file in files if not folder.has(file.digest, file.size))
         half = {pinned.digest: done for pinned, done in folder.unfinished()}
         config = self.read_small(_named(files, "config.json"))
-        fit = None if is_store(files) else machine_fit_apart(config, context)
+        fit = None if is_store(files) else machine_fit_apart(config, context, rates=rates)
         return PullPlan(
             self.model,
             self.route.source.name,
@@ -180,15 +209,28 @@ class Pull:
 
 
 @contextmanager
-def sole_puller(folder: HubFolder, waiting: Callable[[], None]) -> Iterator[None]:
-    """Hold the lock of a model's folder; ``waiting`` is called once where another one holds it."""
+def sole_puller(
+    folder: HubFolder, waiting: Callable[[], None], look: Callable[[], None] = lambda: None
+) -> Iterator[None]:
+    """Hold the lock of a model's folder.
+
+    Args:
+        waiting: called once where another one holds it.
+        look: called again and again from then on, until it is free.
+    """
     folder.work.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.lock)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        waiting()
-        lock.acquire(poll_interval=0.2)
+    waits = False
+    while True:
+        try:
+            lock.acquire(timeout=0)
+            break
+        except Timeout:
+            if not waits:
+                waiting()
+            waits = True
+            look()
+            time.sleep(LOOK_S)
     try:
         yield
     finally:

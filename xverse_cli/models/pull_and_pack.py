@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING
 from xverse_cli.host import Host
 from xverse_cli.messages import text
 from xverse_cli.models.download.remote import RemoteFile
+from xverse_cli.models.hub_cache import INDEXES
 from xverse_cli.models.hub_folder import HubFolder
 from xverse_cli.models.pull import Pull
 from xverse_cli.models.pull_plan import PullPlan
 from xverse_cli.models.selection import is_weight_file
 from xverse_cli.models.stores import commit_of, delete_published
 from xverse_cli.models.watching import HostWatcher
+from xverse_cli.render.download import Rest
 from xverse_cli.render.progress import byte_bar
+from xverse_runtime.errors import XverseError
 from xverse_runtime.types import LoadProgress, ProgressCallback
 
 if TYPE_CHECKING:
@@ -31,7 +34,7 @@ def convert_as_it_comes(
     from xverse_runtime.store.streaming import StreamedConversion
 
     assert plan.conversion is not None
-    weights = {file.name: file for file in plan.files if is_weight_file(file.name)}
+    weights = _weights(plan)
     snapshot = job.folder.snapshot(job.model.commit)
     bar = _PackingBar(text("convert.progress", model=name), host)
     with StreamedConversion(
@@ -40,6 +43,7 @@ def convert_as_it_comes(
         PRESETS[plan.conversion.precision],
         digests={name: file.digest for name, file in weights.items()},
         source_name=job.model.repo,
+        damaged=plan.conversion.damaged,
         progress=bar.tell,
     ) as conversion:
         if conversion.already_made is None:
@@ -50,6 +54,7 @@ def convert_as_it_comes(
     job.finish(plan.files)
     size = plan.conversion.store_bytes
     host.streams.say(text("convert.done", path=plan.conversion.output, size_bytes=size))
+    host.streams.say(text("pull.talk", model=name))
     return plan.conversion.output
 
 
@@ -74,12 +79,56 @@ def _pack_each(
         present.difference_update(free)
 
     offer()
-    for name in conversion.needed():
+    needed = conversion.needed()
+    for name in needed:
         if name not in present:
-            with watcher.displaying():
+            coming = [one for one in needed[needed.index(name) :] if one not in present]
+            with watcher.displaying(_rest(weights, coming)):
                 job.fetch([weights[name]])
             present.add(name)
         offer()
+
+
+def _rest(weights: Mapping[str, RemoteFile], coming: Sequence[str]) -> Rest:
+    """All weight files but the first of those that are still to come."""
+    total = sum(file.size for file in weights.values())
+    left = sum(weights[name].size for name in coming)
+    done, files = len(weights) - len(coming), len(weights) - 1
+    return Rest(total - left, total - weights[coming[0]].size, done, files)
+
+
+def packed_already(job: Pull, plan: PullPlan) -> set[str]:
+    """Names of the weight files that an interrupted conversion does not need any more."""
+    conversion = plan.conversion
+    if conversion is None or not conversion.delete_source:
+        return set()
+    if not conversion.damaged and not conversion.partial.is_dir():
+        return set()
+    from tempfile import TemporaryDirectory
+
+    from xverse_runtime.store.precision import PRESETS
+    from xverse_runtime.store.streaming import StreamedConversion
+
+    weights = _weights(plan)
+    small = [one for one in plan.files if one.name == "config.json" or one.name in INDEXES]
+    try:
+        with TemporaryDirectory(prefix="xverse-") as place:
+            for file in small:  # they may have been deleted with the weights
+                Path(place, file.name).write_bytes(job.read_small(file))
+            outstanding = StreamedConversion(
+                Path(place),
+                conversion.output,
+                PRESETS[conversion.precision],
+                digests={name: file.digest for name, file in weights.items()},
+                damaged=conversion.damaged,
+            ).outstanding()
+    except XverseError:
+        return set()  # what is wrong is told when it is fetched
+    return weights.keys() - {*outstanding}
+
+
+def _weights(plan: PullPlan) -> dict[str, RemoteFile]:
+    return {file.name: file for file in plan.files if is_weight_file(file.name)}
 
 
 def _is_right(folder: HubFolder, file: RemoteFile) -> bool:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Timer
 
 from xverse_cli.host import Host
 from xverse_cli.messages import text
@@ -17,9 +18,13 @@ from xverse_cli.models.download.remote import UnreachableError
 from xverse_cli.models.find import DEMO, HUB_ID, FoundModel
 from xverse_cli.models.hub_cache import find_snapshot
 from xverse_cli.models.pull import Pull, check_index, sole_puller
-from xverse_cli.models.pull_and_pack import convert_as_it_comes, delete_source_of
+from xverse_cli.models.pull_and_pack import (
+    convert_as_it_comes,
+    delete_source_of,
+    packed_already,
+)
 from xverse_cli.models.pull_plan import Conversion, PullPlan, free_bytes, plan_conversion
-from xverse_cli.models.pull_report import plan_lines
+from xverse_cli.models.pull_report import plan_lines, resumed_line
 from xverse_cli.models.selection import is_weight_file
 from xverse_cli.models.sources import Route, chosen_sources
 from xverse_cli.models.stores import find_store, store_path
@@ -28,6 +33,7 @@ from xverse_runtime.durable import NO_SPACE, NOT_WRITABLE
 from xverse_runtime.errors import ModelNotFoundError, ResourceError, UsageError
 
 MAIN = "main"
+SLOW_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,7 @@ class PullWish:
     ask_licence: bool = True
     must_reach: bool = False  # what is on this machine does not do
     told: bool = False  # the plan has been shown already
+    damaged: tuple[str, ...] = ()  # files of the store that is there, to be made again
     dry_run: bool = False
 
     @property
@@ -82,7 +89,12 @@ def pull_model(wish: PullWish, host: Host) -> Pulled:
         IntegrityError: what came is not what it should be.
     """
     repo, revision = wish.repo, wish.revision
-    if wish.precision and not wish.dry_run and (store := _store(wish)) is not None:
+    if (
+        wish.precision
+        and not wish.dry_run
+        and not wish.damaged
+        and (store := _store(wish)) is not None
+    ):
         host.streams.say(text("pull.store_there", path=store))
         if wish.delete_source:
             delete_source_of(store, wish.repo)
@@ -92,30 +104,86 @@ def pull_model(wish: PullWish, host: Host) -> Pulled:
     watcher = HostWatcher(host)
     sources = chosen_sources(wish.source, host.environ, pull.PATIENCE)
     try:
-        route = Route(sources, repo, revision, watcher.note)
+        with _said_if_slow(wish, host):
+            route = Route(sources, repo, revision, watcher.note)
     except UnreachableError as error:
         if wish.must_reach:
             raise
         return _without_network(wish, error, host)
     job = Pull(route, wish.jobs, pull.PATIENCE, watcher)
     job.go_on_where_it_began()
-    plan = job.plan(wish.context, lambda config: _conversion(wish, config, host))
+    rates = _rates_wanted(wish, job, host)
+    if rates and host.streams.stderr_is_terminal:
+        host.streams.say(text("pull.looking"))
+    plan = job.plan(wish.context, lambda config: _conversion(wish, config, host), rates=rates)
+    packed = packed_already(job, plan)
+    left = tuple(file for file in plan.missing if file.name not in packed)
+    plan = replace(plan, missing=left)
     if wish.dry_run:
         return Pulled(None, plan)
     if plan.missing or plan.conversion:
-        for line in () if wish.told else plan_lines(plan):
-            host.streams.say(line)
+        _tell(wish, job, plan, host)
         plan.check_disk()
         _agree(wish, plan, host)
     return Pulled(_carry_out(wish, job, plan, watcher, host), plan)
 
 
-def _carry_out(wish: PullWish, job: Pull, plan: PullPlan, watcher: HostWatcher, host: Host) -> Path:
-    def waiting() -> None:
-        host.streams.warn(text("pull.waiting", model=wish.model))
-
+@contextmanager
+def _said_if_slow(wish: PullWish, host: Host) -> Iterator[None]:
+    """Say that an answer is waited for: where a source is blocked that takes half a minute."""
+    timer = Timer(SLOW_S, host.streams.say, [text("pull.asking", model=wish.model)])
+    timer.daemon = True
+    timer.start()
     try:
-        with _writing(job.folder.root, plan), sole_puller(job.folder, waiting):
+        yield
+    finally:
+        timer.cancel()
+
+
+def _rates_wanted(wish: PullWish, job: Pull, host: Host) -> bool:
+    """Whether someone decides by the plan: then a second of measuring is worth it."""
+    if wish.dry_run:
+        return not wish.told
+    return host.streams.stderr_is_terminal and not wish.told and not job.was_begun
+
+
+def _tell(wish: PullWish, job: Pull, plan: PullPlan, host: Host) -> None:
+    """The plan; of a download that was begun, and whose plan was shown then, how far it is."""
+    if wish.told:
+        return
+    conversion = plan.conversion
+    goes_on = job.was_begun and plan.accepted is not None and plan.here_bytes > 0
+    if conversion is not None and conversion.delete_source:
+        goes_on = goes_on and conversion.partial.is_dir()
+    if goes_on:
+        host.streams.say(resumed_line(plan))
+    for line in plan_lines(plan):
+        host.streams.say(line, level=1 if goes_on else 0)
+
+
+@contextmanager
+def _alone(
+    wish: PullWish, job: Pull, plan: PullPlan, watcher: HostWatcher, host: Host
+) -> Iterator[None]:
+    """Hold the model's lock; while another process has it, show how far that one is."""
+    gone: set[str] = set()
+    with ExitStack() as shown:
+
+        def waiting() -> None:
+            host.streams.warn(text("pull.waiting", model=wish.model))
+            shown.enter_context(watcher.displaying())
+
+        def look() -> None:
+            watcher.show(job.statuses_of_another(plan, gone))
+
+        with sole_puller(job.folder, waiting, look):
+            shown.close()
+            yield
+
+
+def _carry_out(wish: PullWish, job: Pull, plan: PullPlan, watcher: HostWatcher, host: Host) -> Path:
+    try:
+        with _writing(job.folder.root, plan), _alone(wish, job, plan, watcher, host):
             job.begin()
             small = [file for file in plan.files if not is_weight_file(file.name)]
             with watcher.displaying():
@@ -165,7 +233,9 @@ def _convert(wish: PullWish, conversion: Conversion, host: Host) -> Path:
     request = convert.Request(
         wish.model, conversion.precision, None, None, None, None, delete_source=False, yes=True
     )
-    return convert.make_store(request, host)
+    store = convert.make_store(request, host)
+    host.streams.say(text("pull.talk", model=wish.model))
+    return store
 
 
 def _store(wish: PullWish) -> Path | None:
@@ -201,7 +271,8 @@ def _conversion(wish: PullWish, config: bytes, host: Host) -> Conversion | None:
     if precision == "auto":
         precision = _best_precision(config, host)
     output = store_path(FoundModel(Path(wish.repo), wish.repo, _branch(wish)), precision)
-    return plan_conversion(precision, output, config, delete_source=wish.delete_source)
+    conversion = plan_conversion(precision, output, config, delete_source=wish.delete_source)
+    return replace(conversion, damaged=wish.damaged)
 
 
 def _best_precision(config: bytes, host: Host) -> str:

@@ -25,18 +25,26 @@ class Conversion:
     output: Path
     store_bytes: int
     delete_source: bool
+    damaged: tuple[str, ...] = ()  # files of a store that is there, to be made again
+
+    @property
+    def partial(self) -> Path:
+        """Where it is made until it is complete."""
+        return self.output.with_name(self.output.name + ".partial")
 
     @property
     def done_bytes(self) -> int:
         """What an interrupted conversion has written already."""
-        partial = self.output.with_name(self.output.name + ".partial")
-        files = partial.glob("*.safetensors") if partial.is_dir() else ()
+        files = self.partial.glob("*.safetensors") if self.partial.is_dir() else ()
         return min(sum(file.stat().st_size for file in files), self.store_bytes)
 
 
 @dataclass(frozen=True)
 class PullPlan:
-    """Everything that is to be told before a download begins. Sizes in bytes."""
+    """Everything that is to be told before a download begins. Sizes in bytes.
+
+    ``missing`` leaves out weight files that an interrupted conversion has packed already.
+    """
 
     model: RemoteModel
     source: str
@@ -57,6 +65,11 @@ class PullPlan:
     def fetch_bytes(self) -> int:
         """Bytes that still have to come."""
         return sum(file.size for file in self.missing) - self.resumed_bytes
+
+    @property
+    def here_bytes(self) -> int:
+        """Bytes that have come before, and may have been packed since."""
+        return self.total_bytes - self.fetch_bytes
 
     @property
     def is_store(self) -> bool:
@@ -161,6 +174,7 @@ def _fit_json(fit: MachineFit | None) -> dict[str, Any] | None:
                 "cache_bytes": row.cache_bytes,
                 "fits_gpu": row.fits_gpu,
                 "fits_memory": row.fits_memory,
+                "tokens_per_s": row.tokens_per_s,
             }
             for row in fit.rows
         ],

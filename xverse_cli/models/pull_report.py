@@ -8,10 +8,15 @@ from xverse_cli.messages import size, text
 from xverse_cli.models.machine_fit import FitRow, MachineFit
 from xverse_cli.models.pull_plan import PullPlan, free_bytes
 from xverse_cli.models.selection import is_weight_file
+from xverse_cli.render.moment import moment
+
+# What packing to a precision costs: docs/quantisation.md has the figures.
+_QUALITY = {"bf16": "quality.published", "int8": "quality.light", "int4": "quality.strong"}
 
 
-def plan_lines(plan: PullPlan) -> Iterator[str]:
-    """What will be fetched, where to, whether it fits, and under which licence."""
+def plan_lines(plan: PullPlan, *, advice: bool = True) -> Iterator[str]:
+    """What will be fetched, where to, whether it fits, and under which licence; with ``advice``
+    also which precision to choose."""
     model = plan.model
     yield text(
         "pull.plan",
@@ -28,9 +33,8 @@ def plan_lines(plan: PullPlan) -> Iterator[str]:
         total_bytes=plan.total_bytes,
         fetch_bytes=plan.fetch_bytes,
     )
-    if plan.resumed_bytes or len(plan.missing) < len(plan.files):
-        here = plan.total_bytes - plan.fetch_bytes
-        yield text("pull.plan_resumed", here_bytes=here)
+    if plan.here_bytes:
+        yield text("pull.plan_resumed", here_bytes=plan.here_bytes)
     if plan.conversion is not None:
         key = "pull.plan_streamed" if plan.conversion.delete_source else "pull.plan_converted"
         conversion = plan.conversion
@@ -41,11 +45,28 @@ def plan_lines(plan: PullPlan) -> Iterator[str]:
         yield text("pull.plan_store")
     if plan.fit is not None:
         yield from fit_lines(plan.fit)
+        if advice and plan.conversion is None:
+            yield from advice_lines(plan.fit)
     licence = model.licence or text("pull.licence_untold")
     if plan.accepted is None:
         yield text("pull.licence", licence=licence)
     else:
-        yield text("pull.licence_accepted", licence=licence, when=plan.accepted)
+        yield text("pull.licence_accepted", licence=licence, when=moment(plan.accepted))
+
+
+def resumed_line(plan: PullPlan) -> str:
+    """Where a download had come to whose plan was shown when it began."""
+    model, here, total = plan.model.repo, plan.here_bytes, plan.total_bytes
+    if plan.conversion is None:
+        return text("pull.resuming", model=model, here_bytes=here, total_bytes=total)
+    precision = plan.conversion.precision
+    return text(
+        "pull.resuming_packed",
+        model=model,
+        precision=precision,
+        here_bytes=here,
+        total_bytes=total,
+    )
 
 
 def fit_lines(fit: MachineFit) -> Iterator[str]:
@@ -63,15 +84,37 @@ def fit_lines(fit: MachineFit) -> Iterator[str]:
             precision=row.precision.ljust(4),
             weights=size(row.weight_bytes).rjust(10),
             cache=size(row.cache_bytes),
-            verdict=text(_verdict(row)),
+            verdict=_verdict(row),
         )
     if fit.best is None:
         yield text("fit.nothing")
-    elif fit.best.precision != fit.rows[0].precision:
-        yield text("fit.advice", precision=fit.best.precision)
+
+
+def advice_lines(fit: MachineFit) -> Iterator[str]:
+    """Which precision suits this machine, and which one is faster."""
+    if fit.best is not None and fit.best != fit.rows[0]:
+        yield text("fit.advice", precision=fit.best.precision, quality=quality(fit.best.precision))
+    if (faster := fit.faster) is not None:
+        yield text("fit.faster", precision=faster.precision, quality=quality(faster.precision))
+
+
+def quality(precision: str) -> str:
+    """What packing to a precision costs, in a few words."""
+    return text(_QUALITY[precision])
+
+
+def rate_text(row: FitRow) -> str:
+    """How fast it will be."""
+    if row.tokens_per_s is None:
+        return text("fit.rate_unknown")
+    return text("fit.rate", rate=f"{row.tokens_per_s:.3g}")
 
 
 def _verdict(row: FitRow) -> str:
     if row.fits_gpu:
-        return "fit.on_gpu"
-    return "fit.in_memory" if row.fits_memory else "fit.too_large"
+        verdict = text("fit.on_gpu")
+    else:
+        verdict = text("fit.in_memory") if row.fits_memory else text("fit.too_large")
+    if row.tokens_per_s is None:
+        return verdict
+    return text("fit.with_rate", verdict=verdict, rate=rate_text(row))

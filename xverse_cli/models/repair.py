@@ -9,6 +9,7 @@ from pathlib import Path
 from xverse_cli.host import Host
 from xverse_cli.messages import text
 from xverse_cli.models.hub_folder import HubFolder
+from xverse_cli.models.inventory import stores
 from xverse_cli.models.pull_flow import PullWish, pull_model
 from xverse_runtime.errors import IntegrityError, ModelNotFoundError
 
@@ -87,7 +88,7 @@ def remake(store: Path, host: Host) -> bool:
     from xverse_runtime.model_dir import ModelDirectory
     from xverse_runtime.store.manifest import Manifest
 
-    manifest = Manifest.read(ModelDirectory.open(store))
+    manifest = Manifest.read(ModelDirectory.open(store), sizes=False)
     name, commit = manifest.source.get("name", ""), manifest.source.get("revision", "")
     try:
         find_snapshot(name, commit or "?")
@@ -108,6 +109,49 @@ def remake(store: Path, host: Host) -> bool:
         ),
         host,
     )
+    return True
+
+
+def refetch_store(store: Path, broken: Sequence[str], host: Host) -> bool:
+    """Make the broken files of a store again, fetching what they are made of.
+
+    Returns:
+        Whether it was done: not without agreement, nor for a store that `xverse pull` would not
+        make as it is: of another place, of parts in formats of their own, of another commit than
+        its branch is by now.
+
+    Raises:
+        ModelNotFoundError: nobody has the model, or can be reached; nothing was changed.
+        ResourceError: ``pull.disk_full``.
+    """
+    from xverse_runtime.model_dir import ModelDirectory
+    from xverse_runtime.store.manifest import Manifest
+    from xverse_runtime.store.precision import PRESETS
+
+    made = next((one for one in stores() if one.path.resolve() == store.resolve()), None)
+    if made is None or made.precision is None:
+        return False
+    manifest = Manifest.read(ModelDirectory.open(store), sizes=False)
+    if manifest.precision != PRESETS[made.precision]:
+        return False
+    wish = PullWish(
+        made.hub_id,
+        precision=made.precision,
+        delete_source=True,
+        ask_licence=False,
+        must_reach=True,
+        told=True,
+        damaged=tuple(broken),
+    )
+    plan = pull_model(replace(wish, dry_run=True), host).plan
+    if plan is None or plan.model.commit != manifest.source.get("revision"):
+        return False
+    told = text("verify.refetch", names=broken, fetch_bytes=plan.fetch_bytes)
+    host.streams.say(told)
+    asked = host.streams.stdin_is_terminal and host.streams.stderr_is_terminal
+    if asked and not host.streams.confirm(text("verify.refetch_question"), default=True):
+        return False
+    pull_model(wish, host)
     return True
 
 

@@ -13,6 +13,7 @@ from xverse_cli.settings import cache_dir, data_dir
 from xverse_runtime.errors import UsageError
 
 PRECISIONS = ("bf16", "int8", "int4")  # the highest first
+_JOURNAL = "progress.json"  # what the runtime writes into a store that it is making
 
 
 def stores_dir() -> Path:
@@ -56,6 +57,24 @@ def stores_of(name: str, revision: str | None = None) -> dict[str, Path]:
             # the one that was made under this name goes before another's of the same commit
             found[precision] = manifest.parent if named else found.get(precision, manifest.parent)
     return found
+
+
+def begun_precision(name: str, revision: str | None) -> str | None:
+    """To which precision a Hub id was last being converted, if that was interrupted."""
+    begun = {
+        precision: stores_dir() / f"{_stem(name, _named(revision))}-{precision}.partial"
+        for precision in PRECISIONS
+    }
+    times = {
+        precision: (path / _JOURNAL).stat().st_mtime
+        for precision, path in begun.items()
+        if (path / _JOURNAL).is_file()
+    }
+    return max(times, key=lambda precision: times[precision], default=None)
+
+
+def _named(revision: str | None) -> str | None:
+    return None if revision == DEFAULT_REVISION else revision
 
 
 def commit_of(manifest: Path) -> str | None:

@@ -9,8 +9,7 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from unicodedata import combining, east_asian_width
 
-_CLOSERS = "。，、；：？！）》」』】”’)]},.;:?!%"
-_OPENERS = "（《「『【“‘([{"
+from xverse_cli.render.breaking import HAN, KINDS, SPACE, WORD, keeps_together, within_word
 
 
 def columns(text: str) -> int:
@@ -64,11 +63,14 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def _may_break(before: str, after: str) -> bool:
-    if after == " " or before == " ":
-        return before == " " != after
-    if after in _CLOSERS or before in _OPENERS:
-        return False
-    return _columns(before) == 2 or _columns(after) == 2
+    last, first = _kind(before), _kind(after)
+    if SPACE in (last, first):
+        return last == SPACE != first
+    return not keeps_together(last, first) and not within_word(last, first)
+
+
+def _kind(character: str) -> int:
+    return KINDS.get(character, HAN if _columns(character) == 2 else WORD)
 
 
 def widest(cells: Iterable[str]) -> int:

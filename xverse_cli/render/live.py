@@ -176,6 +176,12 @@ def shows_links(environ: Mapping[str, str]) -> bool:
     )
 
 
+def rewraps(environ: Mapping[str, str]) -> bool:
+    """Whether the terminal is one of those that wrap rows again when it becomes narrower: all that
+    show links, and tmux."""
+    return bool(environ.get("TMUX")) or shows_links(environ)
+
+
 def _adapter(encoding: str) -> Callable[[str], str]:
     """Replaces what ``encoding`` lacks before it is laid out, so that widths are right."""
     if encoding.lower().replace("-", "").startswith("utf"):

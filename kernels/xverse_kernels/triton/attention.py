@@ -15,17 +15,18 @@ from xverse_kernels.triton.attention_kernels import (
 from xverse_kernels.triton.launch import (
     Launcher,
     Workspace,
+    compute_capability,
     matrix_unit,
     padded,
     require_rows,
     triton_dtype,
-    triton_multiplies,
 )
 from xverse_kernels.triton.prefill_kernels import prefill_attention_kernel
 from xverse_kernels.triton.tiles import (
     PREFILL_ATTENTION,
     PREFILL_ATTENTION_INT8,
     GemmTile,
+    attention_registers,
     attention_tile,
 )
 
@@ -47,6 +48,7 @@ def attend_each(
     *,
     longest: int,
     pdl: bool = False,
+    tile: tuple[int, int, int] | None = None,
 ) -> Tensor:
     """One new token of each of T sequences: rotate, write to the cache, attend.
 
@@ -62,6 +64,7 @@ def attend_each(
         workspace: scratch of the device.
         longest: at least every position; decides into how many parts the past is cut.
         pdl: programmatic dependent launch.
+        tile: other than that of `attention_tile`.
 
     Returns:
         [T, heads * head_dim].
@@ -72,8 +75,8 @@ def attend_each(
     tokens = qkv.shape[0]
     heads = qkv.shape[1] // dim - 2 * kv_heads
     out = torch.empty(tokens, heads * dim, dtype=qkv.dtype, device=qkv.device)
-    dim_padded = padded(dim)
-    block, warps, splits = attention_tile(longest)
+    block, warps, splits = tile or attention_tile(longest)
+    per, words = chunk_of(dim, k.dtype)
     _decode_attention(
         (tokens, heads, splits),
         (
@@ -87,28 +90,39 @@ def attend_each(
             k_scales,
             v_scales,
             out,
-            workspace.partials(tokens * heads * splits * (dim_padded + 2)),
-            workspace.counters,
+            workspace.partials(tokens * heads * splits * (dim + 2)),
+            workspace.zeros(tokens * heads if splits > 1 else 0),
             capacity,
         ),
         {
             "HEADS": heads,
             "KV_HEADS": kv_heads,
             "DIM": dim,
-            "DIM_PADDED": dim_padded,
+            "DIM_PADDED": padded(dim),
+            "PER": per,
+            "WORDS": words,
             "BLOCK": block,
             "SPLITS": splits,
             "INT8": k.dtype == torch.int8,
             "PDL": pdl,
         },
         warps=warps,
+        registers=attention_registers(compute_capability(qkv.device)),
         pdl=pdl,
     )
     return out
 
 
 def attend_span(
-    qkv: Tensor, cos: Tensor, sin: Tensor, keys: Rows, values: Rows, sequence: int, past: int
+    qkv: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    keys: Rows,
+    values: Rows,
+    sequence: int,
+    past: int,
+    *,
+    by_torch: bool = False,
 ) -> Tensor:
     """T consecutive tokens of one sequence, ``past`` tokens after its start.
 
@@ -120,6 +134,7 @@ def attend_span(
         values: like keys.
         sequence: whose cache it is.
         past: cached tokens.
+        by_torch: let torch attend.
 
     Returns:
         [T, heads * head_dim].
@@ -142,7 +157,7 @@ def attend_span(
             "INT8": k.dtype == torch.int8,
         },
     )
-    if not triton_multiplies(qkv.device):
+    if by_torch:
         return torch_attention(q, keys, values, sequence, past)
     return prefill_attention(q, keys, values, sequence, past)
 
@@ -199,6 +214,22 @@ def torch_attention(q: Tensor, keys: Rows, values: Rows, sequence: int, past: in
         enable_gqa=heads != keys.shape[1],
     )
     return mixed[0].transpose(0, 1).reshape(tokens, heads * dim)
+
+
+def chunk_of(dim: int, dtype: torch.dtype) -> tuple[int, int]:
+    """(elements a word, words a chunk) in which decoding reads a cached head of ``dim`` elements.
+
+    The largest power of two that divides a head, up to 64 bytes: a head of 80 takes two threads of
+    16 bytes each in bf16, and five chunks.
+
+    Raises:
+        ValueError: int8 heads that are not a multiple of 4.
+    """
+    per = {torch.int8: 4, torch.bfloat16: 2}.get(dtype, 1)
+    if dim % per:
+        raise ValueError(f"a cache of {dtype} takes heads of a multiple of {per}, not {dim}")
+    words = dim // per
+    return per, min(words & -words, 64 // (per * dtype.itemsize))
 
 
 def _parts_of(rows: Rows) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,8 @@ from torch import Tensor
 from xverse_kernels.kv_rows import Rows
 from xverse_kernels.packing import ExpertBlocks, PackedMatrix
 from xverse_kernels.triton import attention, experts, linear, parts
-from xverse_kernels.triton.launch import Workspace, supports_pdl
+from xverse_kernels.triton.launch import Workspace, supports_pdl, triton_multiplies
+from xverse_kernels.triton.products import experts_by_torch
 from xverse_kernels.triton.sampling import DeviceSampler
 from xverse_kernels.triton.tiles import (
     experts_each_tokens,
@@ -26,9 +27,12 @@ class TritonBackend:
     name = "triton"
     exact_splits = False
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, *, by_torch: bool | None = None) -> None:
+        """``by_torch``: whether torch makes all products of many tokens, as it should where Triton
+        has no matrix instructions; by default as the device is."""
         self._workspace = Workspace(device)
         self._pdl = supports_pdl(device)
+        self._by_torch = not triton_multiplies(device) if by_torch is None else by_torch
 
     def linear(
         self,
@@ -71,7 +75,9 @@ class TritonBackend:
     def attend_span(
         self, qkv: Tensor, rotary: Rotary, keys: Rows, values: Rows, sequence: int, past: int
     ) -> Tensor:
-        return attention.attend_span(qkv, rotary.cos, rotary.sin, keys, values, sequence, past)
+        return attention.attend_span(
+            qkv, rotary.cos, rotary.sin, keys, values, sequence, past, by_torch=self._by_torch
+        )
 
     def attend_each(
         self,
@@ -109,8 +115,12 @@ class TritonBackend:
         between: Callable[[], None] | None = None,
     ) -> Tensor:
         blocks = _blocks(experts_)
-        if routed.normed.shape[0] > experts_each_tokens(blocks.layout.form.bits):
-            return experts.experts_grouped(routed, blocks, residual)
+        bits, tokens = blocks.layout.form.bits, routed.normed.shape[0]
+        if tokens > experts_each_tokens(bits, by_torch=self._by_torch):
+            if not self._by_torch:
+                return experts.experts_grouped(routed, blocks, residual)
+            if not _is_captured(residual):
+                return experts_by_torch(routed, blocks, residual)
         h = experts.gate_up_each(routed, blocks, pdl=self._pdl)
         return experts.down_each(h, routed, blocks, residual, self._workspace, pdl=self._pdl)
 
@@ -140,6 +150,11 @@ class TritonBackend:
 
     def sampler(self, sequences: int, vocab: int) -> DeviceSampler:
         return DeviceSampler(sequences, vocab, self._workspace.device)
+
+
+def _is_captured(x: Tensor) -> bool:
+    """Whether a CUDA graph is being made, in which the host cannot wait."""
+    return x.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def _blocks(experts_: Sequence[SwigluWeights]) -> ExpertBlocks:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -102,7 +104,7 @@ def route(
             logits,
             expert_ids,
             weights,
-            workspace.counters,
+            workspace.zeros(tokens),
             eps,
             RENORMALISE_EPS,
         ),
@@ -188,7 +190,7 @@ def down_each(
             residual,
             out,
             workspace.partials(tokens * tiles * splits * tile.rows),
-            workspace.counters,
+            workspace.zeros(tokens * tiles if splits > 1 else 0),
         ),
         {
             "SLOTS": slots,
@@ -208,6 +210,30 @@ def down_each(
     return out
 
 
+class SortedPairs(NamedTuple):
+    """Pairs (token, slot) by expert: ``order`` int32 [T * S], of which those whose expert has no
+    block fill the end with anything; ``counts`` and ``starts`` int32 [experts]."""
+
+    order: Tensor
+    counts: Tensor
+    starts: Tensor
+
+
+def sort_pairs(routed: RoutedTokens, experts: ExpertBlocks) -> SortedPairs:
+    """Sort a layer's pairs on the device; each expert's stay in order."""
+    pairs, count = routed.expert_ids.numel(), experts.table.shape[0]
+    device = experts.table.device
+    order = torch.empty(pairs, dtype=torch.int32, device=device)
+    counts = torch.empty(count, dtype=torch.int32, device=device)
+    starts = torch.empty_like(counts)
+    _sort_pairs(
+        (count,),
+        (routed.expert_ids, experts.table, order, counts, starts, pairs),
+        {"CHUNK": SORT_CHUNK},
+    )
+    return SortedPairs(order, counts, starts)
+
+
 def experts_grouped(
     routed: RoutedTokens,
     experts: ExpertBlocks,
@@ -222,21 +248,13 @@ def experts_grouped(
     device, dtype, pairs = residual.device, routed.normed.dtype, tokens * slots
     count = experts.table.shape[0]
     tile = tile or grouped_tile(bits, pairs / count, matrix_unit(device))
-    order = torch.empty(pairs, dtype=torch.int32, device=device)
-    counts = torch.empty(count, dtype=torch.int32, device=device)
-    starts = torch.empty_like(counts)
-    _sort_pairs(
-        (count,),
-        (routed.expert_ids, experts.table, order, counts, starts, pairs),
-        {"CHUNK": SORT_CHUNK},
-    )
     x = routed.normed if bits > 8 else plane_order(routed.normed, bits)
     width = layout.width if bits > 8 else _plane_width(layout.width, bits)
     empty = torch.empty if width == layout.width else torch.zeros
     h = empty(pairs, width, dtype=dtype, device=device)
     tiles = min(pairs, pairs // tile.m + count)
     dot = triton_dtype(dtype)
-    sorted_pairs = (order, counts, starts, experts.table, weights, scales)
+    sorted_pairs = (*sort_pairs(routed, experts), experts.table, weights, scales)
     of_experts = {"EXPERTS": count, "EXPERTS_PADDED": padded(count)}
     gate_rows = tile.n // 2  # and as many rows of up
     _grouped_gate_up(

@@ -13,7 +13,8 @@ from triton import knobs
 from xverse_kernels.packing import ExpertBlocks, PackedMatrix
 from xverse_kernels.triton.tiles import MatrixUnit
 
-COUNTERS = 1 << 16
+COUNTERS = 1 << 16  # to begin with
+MOST_PROGRAMS = 65535  # along the second and third axis of a grid
 
 
 class Workspace:
@@ -27,6 +28,14 @@ class Workspace:
         self.counters = torch.zeros(COUNTERS, dtype=torch.int32, device=device)
         self._partials = torch.empty(1 << 20, dtype=torch.float32, device=device)
         self._outgrown: list[Tensor] = []
+
+    def zeros(self, count: int) -> Tensor:
+        """int32 [at least ``count``] counters, all zero between kernels. What was smaller stays, as
+        in `partials`."""
+        if self.counters.numel() < count:
+            self._outgrown.append(self.counters)
+            self.counters = torch.zeros(count, dtype=torch.int32, device=self.device)
+        return self.counters
 
     def partials(self, count: int) -> Tensor:
         """fp32 [at least ``count``]. What was smaller stays: graphs captured before write to it."""
@@ -75,13 +84,17 @@ def require_rows(*tensors: Tensor) -> None:
             )
 
 
+def compute_capability(device: torch.device) -> int:
+    """90 for 9.0; 0 without an NVIDIA GPU."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return 0
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
 def supports_pdl(device: torch.device) -> bool:
     """Whether kernels can begin before the one before them has ended."""
-    return (
-        device.type == "cuda"
-        and torch.version.hip is None
-        and torch.cuda.get_device_capability(device) >= (9, 0)
-    )
+    return compute_capability(device) >= 90
 
 
 def triton_multiplies(device: torch.device) -> bool:
@@ -100,7 +113,7 @@ def matrix_unit(device: torch.device) -> MatrixUnit:
         return "wgmma"
     if torch.version.hip is not None:
         return "wmma"
-    major, _ = torch.cuda.get_device_capability(device)
+    major = compute_capability(device) // 10
     if major == 9:
         return "wgmma"
     return "tcgen05" if major in (10, 11) else "mma"
@@ -138,18 +151,26 @@ class Launcher:
         *,
         warps: int = 4,
         stages: int = 3,
+        registers: int | None = None,
         pdl: bool = False,
     ) -> None:
         """Launch.
 
         Args:
-            grid: programs along each axis.
+            grid: programs along each axis; at most MOST_PROGRAMS but for the first.
             args: tensors and numbers, in the kernel's order.
             constants: all of its constants, in the kernel's order.
             warps: of a program.
             stages: of software pipelines.
+            registers: most of a thread, so that as many programs run at a time as planned; NVIDIA's
+                compiler alone is told.
             pdl: programmatic dependent launch; the kernel has a constant of that name for it.
         """
+        for programs in grid[1:]:
+            if programs > MOST_PROGRAMS:
+                raise ValueError(
+                    f"a grid of {grid} programs: no GPU launches more than 65535 there"
+                )
         device = args[0].device
         key = (
             device.index,
@@ -167,8 +188,10 @@ class Launcher:
             return
         # compiled kernels take all by position, so the order of the constants must be the kernel's
         assert tuple(constants) == tuple(self._kernel.arg_names[len(args) :])
-        # AMD's compiler does not know the option
-        options = {"launch_pdl": True} if pdl else {}
+        # AMD's compiler does not know these options
+        options: dict[str, Any] = {"launch_pdl": True} if pdl else {}
+        if registers and compute_capability(device):
+            options["maxnreg"] = registers
         compiled = self._kernel[grid](
             *args, **constants, num_warps=warps, num_stages=stages, **options
         )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from xverse_kernels.packing import PackedMatrix
 from xverse_kernels.triton.launch import (
+    MOST_PROGRAMS,
     Launcher,
     Workspace,
     matrix_views,
@@ -54,6 +57,9 @@ def gemv(
     tokens = x.shape[0]
     out = torch.empty(tokens, rows, dtype=out_dtype or x.dtype, device=x.device)
     tiles = -(-rows // tile.rows)
+    while tiles > MOST_PROGRAMS:  # a vocabulary beyond all that is known: larger tiles, slower
+        tile = replace(tile, rows=2 * tile.rows)
+        tiles = -(-rows // tile.rows)
     _linear(
         (tokens, tiles, tile.splits),
         (
@@ -65,7 +71,7 @@ def gemv(
             x if residual is None else residual,
             out,
             workspace.partials(tokens * tiles * tile.splits * tile.rows),
-            workspace.counters,
+            workspace.zeros(tokens * tiles if tile.splits > 1 else 0),
             eps,
             rows,
         ),

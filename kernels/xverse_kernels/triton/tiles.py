@@ -82,13 +82,23 @@ ROUTER_WARPS = 4
 def attention_tile(longest: int) -> tuple[int, int, int]:
     """(positions a block, warps, parts of the past) for a past of at most ``longest`` positions.
 
-    Four rows of a block for every 16 threads; as many programs as one wave holds.
+    A position for every two threads; as many programs as one wave holds.
     """
     if longest <= 256:
-        return 32, 4, 1
+        return 64, 4, 1
     if longest <= 1024:
-        return 32, 4, 8
-    return 16, 2, 32
+        return 64, 4, 8
+    return 32, 2, 32
+
+
+def attention_registers(capability: int) -> int:
+    """Most registers of a thread in decode attention on a compute capability, 90 for 9.0.
+
+    With 128, 16 warps run on a multiprocessor, and 132 of them hold 32 parts of 32 heads in one
+    wave. The compiler for 10.0 and later would spill; devices of that kind have multiprocessors
+    enough for 14 warps.
+    """
+    return 144 if capability >= 100 else 128
 
 
 # What multiplies matrices decides how many registers and how much shared memory a tile takes:
@@ -180,6 +190,15 @@ def gemv_tokens(bits: int) -> int:
     return 4 if bits > 8 else 8
 
 
-def experts_each_tokens(bits: int) -> int:
-    """Up to how many tokens every (token, slot) pair reads its expert by itself."""
-    return {32: 4, 16: 4, 8: 8, 4: 16}[bits]
+# Where torch multiplies, an expert's weights are written out dequantised and read again: counting
+# bytes, pairs that read for themselves are worth it for longer.
+EACH_TOKENS = {32: 4, 16: 4, 8: 8, 4: 16}
+EACH_TOKENS_BY_TORCH = {32: 8, 16: 8, 8: 32, 4: 64}
+
+
+def experts_each_tokens(bits: int, *, by_torch: bool = False) -> int:
+    """Up to how many tokens every (token, slot) pair reads its expert by itself.
+
+    ``by_torch``: more tokens go through torch's products instead of grouped ones.
+    """
+    return (EACH_TOKENS_BY_TORCH if by_torch else EACH_TOKENS)[bits]

@@ -67,7 +67,7 @@ class Coordinator:
         self.slots = slots
         self.scheduler = scheduler
         self._is_pinned = is_pinned
-        self._most_now = most_now
+        self.most_now = most_now
         self._wishes: deque[Key] = deque(maxlen=MOST_WISHES)
         self._coming: Key | None = None  # the one background copy under way
         self.prefetch = Prefetch()
@@ -117,7 +117,7 @@ class Coordinator:
                 (free if self._is_pinned(key) else only_cpu).append(key)
         free.sort(key=self.slots.policy.rank, reverse=True)  # what is wanted most crosses first
         split = self.scheduler.split(free, link_busy_s=link_busy_s, idle_s=idle_s, only=only)
-        now, over = split.now[: self._most_now], split.now[len(split.now[: self._most_now]) :]
+        now, over = split.now[: self.most_now], split.now[len(split.now[: self.most_now]) :]
         later = (*split.background, *(key for key in only_cpu if key != self._coming))
         self._wishes.extend(reversed(later))
         if over or only_cpu:
@@ -197,3 +197,10 @@ class Coordinator:
         self._coming = None
         self.slots.commit(key)
         return key
+
+    def abandoned(self) -> None:
+        """The background copy will not come: its slot is free again."""
+        key = self._coming
+        assert key is not None
+        self._coming = None
+        self.slots.cancel(key)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
 from time import perf_counter
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from xverse_kernels.packing import ExpertBlocks
+from xverse_runtime.host_reader import Copies, copy_each
 from xverse_runtime.offload.coordinator import Coordinator
 from xverse_runtime.offload.costs import LinearCost
 from xverse_runtime.offload.expert_slots import ExpertSlots, Reservation
@@ -44,9 +45,11 @@ class ExpertCache:
         staged: int,
         shared: int,
         dtype: torch.dtype,
+        beside: int = 0,
     ) -> None:
         """
         Args:
+            beside: bytes that must be free when the pool is made anew, beside it.
             device: whose memory the pool is.
             host: where experts come from.
             slots: who has which.
@@ -57,19 +60,15 @@ class ExpertCache:
         Raises:
             torch.OutOfMemoryError: the pool does not fit.
         """
-        layers, experts, layout, first = host.layers, host.experts, host.layout, slots.slots
+        layers, experts = host.layers, host.experts
         self.device = device
         self.host = host
         self.dtype = dtype
         self.staged = staged
         self.slots = slots
-        self._first_staged = first + layers * shared
-        rows = self._first_staged + 2 * staged
-        self.pool = device.empty(rows, layout.block_bytes, dtype=torch.uint8)
-        self._shared_rows = [
-            list(range(first + layer * shared, first + (layer + 1) * shared))
-            for layer in range(layers)
-        ]
+        self._shared = shared
+        self.beside = beside
+        self.pool = self._make_pool()
         # Rows begin at multiples of 16 bytes, as kernels want it.
         self._width = experts + shared
         pitch = -(-self._width // ALIGNED) * ALIGNED
@@ -83,8 +82,70 @@ class ExpertCache:
         self._filling: tuple[Future[None], int] | None = None  # what comes next, and its row
         self._buffer: Tensor | None = None  # of the host, for what is not pinned
 
+    def _make_pool(self) -> Tensor:
+        layers, shared, first = self.host.layers, self._shared, self.slots.slots
+        self._first_staged = first + layers * shared
+        self._shared_rows = [
+            list(range(first + layer * shared, first + (layer + 1) * shared))
+            for layer in range(layers)
+        ]
+        rows = self._first_staged + 2 * self.staged
+        return self.device.empty(rows, self.host.layout.block_bytes, dtype=torch.uint8)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the pool has its memory."""
+        return len(self.pool) > 0
+
+    def leave(self, slots: int, rules: Coordinator) -> None:
+        """Give the pool back, between two passes; it is to come back with so many slots."""
+        self._settle(rules)
+        if self.is_here:
+            self.device.free(self.pool)
+        self.pool = self.pool[:0]
+        if self.staged == 0 and slots < self.slots.slots:
+            # Where everything had a slot, prompts went through whole layers: sums keep that order.
+            self.staged = rules.most_now = self.host.experts
+        self.slots.resize(slots)
+
+    def come_back(self) -> None:
+        """Take memory for the pool, and load what has slots: the host has all of it.
+
+        Raises:
+            torch.OutOfMemoryError: it does not fit; nothing was taken.
+        """
+        held = self.device.empty(self.beside, dtype=torch.uint8) if self.beside else None
+        try:
+            self.pool = self._make_pool()
+        finally:
+            if held is not None:
+                self.device.free(held)
+        self._stale = [True] * self.host.layers
+        self._load([(key, self.slots.slot_of(key)) for key in self.slots.resident])
+
+    def _settle(self, rules: Coordinator) -> None:
+        """Nothing is on its way any more, in the background or ahead."""
+        if self._ahead is not None:
+            self._ahead.wait()
+            self._ahead = None
+            rules.prefetch.arrived()
+        rules.prefetch.forget()
+        if self._coming is not None:
+            self._coming.wait()
+            self._coming = None
+            self._changed(rules.arrived())
+        if self._filling is not None:
+            filled, _ = self._filling
+            wait([filled])
+            self._filling = None
+            rules.abandoned()
+
     def load(
-        self, keys: Iterable[Key], on_loaded: Callable[[int], None] = lambda _bytes: None
+        self,
+        keys: Iterable[Key],
+        on_loaded: Callable[[int], None] = lambda _bytes: None,
+        *,
+        copy: Copies = copy_each,
     ) -> None:
         """Bring the shared experts of all layers, and others as long as there are free slots.
 
@@ -93,13 +154,25 @@ class ExpertCache:
         Args:
             keys: experts to begin with, the most wanted first.
             on_loaded: told the bytes of each piece.
+            copy: fills the staging.
+
+        Raises:
+            IntegrityError: ``checkpoint.corrupt``: a file could not be read.
         """
+        self._load(self.slots.fill(keys), on_loaded, copy)
+
+    def _load(
+        self,
+        placed: Iterable[tuple[Key, int]],
+        on_loaded: Callable[[int], None] = lambda _bytes: None,
+        copy: Copies = copy_each,
+    ) -> None:
         copies = [
             (block, row)
             for layer, rows in enumerate(self._shared_rows)
             for block, row in zip(self.host.shared(layer), rows, strict=True)
         ]
-        copies += [(self.host.block(key), slot) for key, slot in self.slots.fill(keys)]
+        copies += [(self.host.block(key), slot) for key, slot in placed]
         size, at_once = self.host.layout.block_bytes, self.staged or LOADED_AT_ONCE
         buffers = [self.device.host_buffer(at_once, size, dtype=torch.uint8) for _ in range(2)]
         last: list[Upload | None] = [None, None]
@@ -108,8 +181,7 @@ class ExpertCache:
             upload = last[half]
             if upload is not None:
                 upload.wait()
-            for place, (block, _) in enumerate(some):
-                buffers[half][place].copy_(block)
+            copy((block, buffers[half][place]) for place, (block, _) in enumerate(some))
             pieces = [(buffers[half][place], row) for place, (_, row) in enumerate(some)]
             last[half] = upload = self.device.upload(self.pool, pieces)
             on_loaded(upload.nbytes)

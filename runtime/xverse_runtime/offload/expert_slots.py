@@ -145,6 +145,27 @@ class ExpertSlots:
                 placed.append((key, reservation.slot))
         return placed
 
+    def resize(self, slots: int) -> list[tuple[Key, int]]:
+        """Another number of slots, between two passes: those that are worth least go without one,
+        the others get new ones. A floor that the slots do not suffice for is lowered.
+
+        Returns:
+            Who has which slot now.
+        """
+        assert not self._coming
+        self._in_use.clear()
+        self._floor = min(self._floor, slots // len(self._tables))
+        while len(self._slot) > slots:
+            key = self.policy.lowest(lambda one: self._held[one[0]] > self._floor)
+            assert key is not None  # more than the floors of all layers are resident
+            self._forget(key)
+        self.slots = slots
+        self._slot = {key: number for number, key in enumerate(self._slot)}
+        self._free = list(range(slots - 1, len(self._slot) - 1, -1))
+        for (layer, expert), slot in self._slot.items():
+            self._tables[layer][expert] = slot
+        return list(self._slot.items())
+
     def _may_leave(self, key: Key, incoming_layer: int) -> bool:
         layer = key[0]
         above_floor = self._held[layer] > self._floor or layer == incoming_layer

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from xverse_kernels.packing import ExpertBlocks
+from xverse_runtime.host_reader import Copies, copy_each
 from xverse_runtime.offload.policy import Key
 from xverse_runtime.offload.transfer import OffloadDevice
 
@@ -29,6 +30,7 @@ class HostExperts:
         self.layout = layers[0].layout
         self.experts = experts
         self._blocks = [layer.blocks for layer in layers]
+        self._shared = [layer.blocks[experts:] for layer in layers]
         self._pinned = [False] * len(layers)
 
     @property
@@ -51,8 +53,8 @@ class HostExperts:
         return self._pinned[layer]
 
     def shared(self, layer: int) -> Tensor:
-        """uint8 [shared experts, block_bytes], as mapped; asked for before `pin`."""
-        return self._blocks[layer][self.experts :]
+        """uint8 [shared experts, block_bytes], as mapped."""
+        return self._shared[layer]
 
     def pin(
         self,
@@ -60,6 +62,7 @@ class HostExperts:
         most_bytes: int,
         on_copied: Callable[[int], None] = lambda _bytes: None,
         *,
+        copy: Copies = copy_each,
         in_place: bool = False,
     ) -> None:
         """Copy layers into pinned memory, one after the other, until ``most_bytes`` are used or the
@@ -69,7 +72,11 @@ class HostExperts:
             device: what is to read them.
             most_bytes: limit.
             on_copied: told the bytes of each layer.
+            copy: makes the copies.
             in_place: the blocks are the program's own memory, and need no copy.
+
+        Raises:
+            IntegrityError: ``checkpoint.corrupt``: a file could not be read.
         """
         for layer in range(self.layers):
             if self._pinned[layer]:
@@ -77,11 +84,13 @@ class HostExperts:
             size = self.experts * self.layout.block_bytes
             if size > most_bytes:
                 return
-            own = self._blocks[layer][: self.experts]
-            try:
-                own = own if in_place else own.clone()
-            except (RuntimeError, MemoryError):  # torch says RuntimeError when malloc fails
-                return
+            mapped = own = self._blocks[layer][: self.experts]
+            if not in_place:
+                try:
+                    own = torch.empty_like(mapped)
+                except (RuntimeError, MemoryError):  # torch says RuntimeError when malloc fails
+                    return
+                copy([(mapped, own)])
             if not device.pin(own):
                 return
             self._blocks[layer], self._pinned[layer] = own, True

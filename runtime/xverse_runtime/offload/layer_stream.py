@@ -73,6 +73,7 @@ class LayerStream:
             if group.upload is not None:
                 group.upload.wait(Awaited(group.layer, tuple(group.passing)))
         self._begun.clear()
+        self._last = [None, None]
 
     def still_needed(self, layer: int, number: int) -> list[Key]:
         """Experts that have slots and that groups after this one are going to use there."""

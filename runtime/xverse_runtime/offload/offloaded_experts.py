@@ -82,6 +82,7 @@ class ExpertOffload:
         self.rules = rules
         self.modes = modes or ModeChooser(("scheduled",))
         self.most_few = most_few
+        self.planned_slots = cache.slots.slots
         self._statistics = OffloadStatistics()
         self._ahead = SendingAhead(cache, rules, self.modes, self._statistics)
         self._kernels = kernels
@@ -107,6 +108,31 @@ class ExpertOffload:
         self._step_began: float | None = None
         self._prefetched: int | None = None  # expert of the layer that hits are computed of
         self._observations: list[tuple[Split, float | None, Upload]] = []
+
+    @property
+    def are_here(self) -> bool:
+        """Whether the device holds any: not between `leave` and `come_back`."""
+        return self.cache.is_here
+
+    @property
+    def slots(self) -> int:
+        """How many routed experts the device can hold."""
+        return self.cache.slots.slots
+
+    def leave(self, slots: int) -> None:
+        """Give the device's memory back, whatever became of the pass before; `come_back` takes some
+        for so many slots. The text does not tell: what has no slot is a miss.
+
+        Who captured computations must do so anew.
+        """
+        self._prompt.forget()
+        self._observations.clear()
+        self._left_at = self._step_began = None
+        self.cache.leave(slots, self.rules)
+
+    def come_back(self) -> None:
+        """Raises torch.OutOfMemoryError: it does not fit; nothing was taken."""
+        self.cache.come_back()
 
     @property
     def statistics(self) -> OffloadStatistics:

@@ -39,6 +39,10 @@ class PiecewiseStep:
         self._pieces: dict[int, Pieces] = {}  # by what `longest` is
         self._x: Tensor | None = None  # where the parts find what was embedded
 
+    def reset(self) -> None:
+        """See `OffloadedStep`."""
+        self._pieces.clear()
+
     @torch.inference_mode()
     def __call__(
         self,

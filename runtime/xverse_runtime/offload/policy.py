@@ -42,6 +42,10 @@ class ExpertPolicy(Protocol):
             ``None`` when no resident may leave, or when none is worth less than ``incoming``.
         """
 
+    def lowest(self, may_leave: Callable[[Key], bool]) -> Key | None:
+        """The resident expert that is worth least, where a slot goes away; no longer resident after
+        this. ``None`` when no resident may leave."""
+
     def rank(self, key: Key) -> Rank:
         """What an expert is worth now, resident or not; higher is more."""
 
@@ -80,14 +84,21 @@ class RankedPolicy:
 
     def victim(self, incoming: Key, may_leave: Callable[[Key], bool]) -> Key | None:
         """See `ExpertPolicy`."""
-        lowest = self.rank(incoming) if self.bypasses else (-inf,)
+        return self._leaving(may_leave, self.rank(incoming) if self.bypasses else None)
+
+    def lowest(self, may_leave: Callable[[Key], bool]) -> Key | None:
+        """See `ExpertPolicy`."""
+        return self._leaving(may_leave)
+
+    def _leaving(self, may_leave: Callable[[Key], bool], below: Rank | None = None) -> Key | None:
+        """Of those that rank below a rank, if one is given."""
         staying = []
         found = None
         while self._heap and found is None:
             rank, key = entry = heapq.heappop(self._heap)
             if self._resident.get(key) != rank:
                 continue
-            if self.bypasses and lowest <= rank:
+            if below is not None and below <= rank:
                 staying.append(entry)
                 break  # all others rank higher
             if may_leave(key):

@@ -23,6 +23,7 @@ class Prefetch:
         self._guessed: dict[int, Key] = {}  # of layers that are not over
         self._wanted: Key | None = None  # of these, the one worth a copy that has not begun
         self._under_way: Key | None = None
+        self._is_late = False  # what is under way was for a layer that is over
         self._there: set[Key] = set()
 
     def expect(self, key: Key | None, *, send: bool) -> None:
@@ -40,21 +41,20 @@ class Prefetch:
         """What to send now that the link is idle; it goes to its layer's place."""
         if self._under_way is not None:
             return None
-        self._under_way, self._wanted = self._wanted, None
+        self._under_way, self._wanted, self._is_late = self._wanted, None, False
         return self._under_way
 
     def arrived(self) -> None:
         """What was under way is there. It is of no use if its layer is over."""
         key, self._under_way = self._under_way, None
         assert key is not None
-        if self._guessed.get(key[0]) == key:
+        if not self._is_late:
             self._there.add(key)
 
     @property
     def coming(self) -> Key | None:
         """What is under way, if its layer is not over."""
-        key = self._under_way
-        return key if key is not None and self._guessed.get(key[0]) == key else None
+        return None if self._is_late else self._under_way
 
     def is_there(self, key: Key) -> bool:
         """Whether it has come, and its layer is not over."""
@@ -72,12 +72,15 @@ class Prefetch:
             self._there.discard(key)
             if self._wanted == key:
                 self._wanted = None
+            if self._under_way == key:
+                self._is_late = True
 
     def forget(self) -> None:
         """A new pass begins, whatever became of the one before."""
         self._guessed.clear()
         self._there.clear()
         self._wanted = None
+        self._is_late = True  # another pass may write to its place, also if it is guessed again
 
 
 def place_of(layer: int) -> int:

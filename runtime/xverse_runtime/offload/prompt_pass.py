@@ -43,6 +43,10 @@ class PromptPass:
         self._table = cache.device.empty(width, dtype=torch.int32)
         self._last: tuple[Tensor, Tensor] | None = None  # host buffers of the last tokens' choices
 
+    def forget(self) -> None:
+        """Drop what was begun: the pool is about to leave."""
+        self._stream.forget()
+
     @property
     def uploaded_bytes(self) -> int:
         return self._stream.uploaded_bytes

@@ -11,6 +11,9 @@ from xverse_kernels.backend import KernelBackend, select_backend
 from xverse_kernels.cpu.extension import physical_cores
 from xverse_kernels.packing import ExpertBlocks
 from xverse_runtime.config import ModelConfig
+from xverse_runtime.host_reader import HostReader
+from xverse_runtime.mapped_files import MappedFiles
+from xverse_runtime.memory_ladder import slot_step
 from xverse_runtime.offload.coordinator import Coordinator
 from xverse_runtime.offload.costs import LinearCost
 from xverse_runtime.offload.disk_watch import DiskWatch
@@ -24,12 +27,11 @@ from xverse_runtime.offload.patience import PATIENCE_S, CpuWatch
 from xverse_runtime.offload.policy import Key, ScoreWindow
 from xverse_runtime.offload.scheduler import MissScheduler
 from xverse_runtime.offload.transfer import OffloadDevice
+from xverse_runtime.plan_places import LEAST_TOKENS, MOST_FEW
 from xverse_runtime.prediction import Placement, Prediction, predict
 from xverse_runtime.types import AdjustmentCallback, LoadProgress, ProgressCallback
 from xverse_runtime.weights import ModelWeights, MoeWeights
 
-MOST_FEW = 128  # a pass of more tokens would need large buffers for its parts
-LESS = 1 / 16  # of the slots, given up when the pool does not fit
 SPARE_CORES = 4  # from so many on one is left to the coordination and the driver
 
 
@@ -53,6 +55,7 @@ def build_offload(
     device: OffloadDevice,
     kernels: KernelBackend,
     *,
+    files: MappedFiles | None = None,
     threads: int | None = None,
     in_place: bool = False,
     progress: ProgressCallback = lambda _progress: None,
@@ -66,6 +69,7 @@ def build_offload(
         plan: how many slots, and how much to pin.
         device: where the slots are.
         kernels: of that device.
+        files: what the blocks are parts of, where that is known.
         threads: of the host's kernels; ``None`` takes the cores.
         in_place: pin the blocks where they lie: they are the program's own memory.
         progress: told the bytes of experts that are in their places.
@@ -74,6 +78,7 @@ def build_offload(
 
     Raises:
         torch.OutOfMemoryError: not even a pool without slots fits.
+        IntegrityError: ``checkpoint.corrupt``: a file could not be read.
     """
     layers = [_blocks_of(layer.mlp) for layer in weights.layers]
     host = HostExperts(layers, config.num_experts)
@@ -88,8 +93,10 @@ def build_offload(
         done += nbytes
         progress(LoadProgress(min(done, total), total))
 
-    cache.load(_round_robin(config), on_loaded)
-    host.pin(device, placement.pinned_experts, on_loaded, in_place=in_place)
+    with HostReader(files) as reader:
+        cache.load(_round_robin(config), on_loaded, copy=reader.copy)
+        most = placement.pinned_experts
+        host.pin(device, most, on_loaded, copy=reader.copy, in_place=in_place)
     progress(LoadProgress(total, total))
     wished = placement.pinned_experts // (block * config.num_experts)
     if host.pinned_layers < min(wished, config.num_layers):
@@ -170,8 +177,8 @@ def _cache(
         if slots < placement.sizes.routed_blocks:
             staged = max(1, staged)
         try:
-            # What prompts need stays free, also where less is left than was planned.
-            held = device.empty(placement.workspace, dtype=torch.uint8)
+            # What prompts and steps need stays free, also where less is left than was planned.
+            held = device.empty(placement.workspace + placement.steps, dtype=torch.uint8)
             cache = ExpertCache(
                 device,
                 host,
@@ -179,11 +186,13 @@ def _cache(
                 staged=staged,
                 shared=config.num_shared_experts,
                 dtype=dtype,
+                beside=placement.sizes.workspace(min(placement.prefill_chunk, LEAST_TOKENS))
+                + placement.sizes.steps(),  # captured anew
             )
         except torch.OutOfMemoryError:
             if slots == 0:
                 raise
-            slots = max(0, slots - max(1, int(wished * LESS)))
+            slots = max(0, slots - slot_step(wished))
             continue
         del held
         if slots < wished:

@@ -18,12 +18,13 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from xverse_runtime.device import free_gpu_bytes
+from xverse_runtime.link import pin_pages, unpin_pages
 from xverse_runtime.offload.patience import Awaited, Patience, await_computations, await_upload
 
 NOTHING_NAMED = Awaited()
@@ -83,6 +84,12 @@ class OffloadDevice(Protocol):
             torch.OutOfMemoryError: there is not that much left.
         """
 
+    def free(self, memory: Tensor) -> None:
+        """Wait for everything, and give back what `empty` gave, whoever still refers to it."""
+
+    def free_bytes(self) -> int:
+        """What `empty` can still give."""
+
     def host_buffer(self, *shape: int, dtype: torch.dtype) -> Tensor:
         """Zeros on the host, in memory that both queues reach by themselves where possible."""
 
@@ -141,17 +148,19 @@ class CudaQueues:
     def empty(self, *shape: int, dtype: torch.dtype) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=self._device)
 
+    def free(self, memory: Tensor) -> None:
+        torch.cuda.synchronize(self._device)
+        memory.untyped_storage().resize_(0)
+        torch.cuda.empty_cache()
+
+    def free_bytes(self) -> int:
+        return free_gpu_bytes(self._device)
+
     def host_buffer(self, *shape: int, dtype: torch.dtype) -> Tensor:
         return torch.zeros(shape, dtype=dtype).pin_memory()
 
     def pin(self, blocks: Tensor) -> bool:
-        # Registers pages that exist; torch's own pinned memory would round sizes up to powers of 2.
-        runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
-        result = runtime.cudaHostRegister(blocks.data_ptr(), blocks.nbytes, 0)
-        if int(result) != 0:
-            # CUDA keeps the error for whoever launches the next kernel: this one is to have it.
-            with suppress(RuntimeError):
-                torch.zeros(1, device=self._device)
+        if not pin_pages(blocks, self._device):
             return False
         self._pinned.append(blocks)
         return True
@@ -196,12 +205,8 @@ class CudaQueues:
 
 
 def _unregister(pinned: list[Tensor], device: torch.device) -> None:
-    """Before the memory goes: what is mapped in its place must not be taken for it."""
     torch.cuda.synchronize(device)
-    runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
-    for blocks in pinned:
-        runtime.cudaHostUnregister(blocks.data_ptr())
-    pinned.clear()
+    unpin_pages(pinned)
 
 
 class _CudaMark:

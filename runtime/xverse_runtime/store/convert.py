@@ -8,10 +8,11 @@ there they are read back and checked, and only then does the directory get its f
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -19,7 +20,13 @@ from xverse_runtime.checkpoint import LAYOUTS, absent_files, read_checkpoint, we
 from xverse_runtime.config import ModelConfig
 from xverse_runtime.errors import IntegrityError, UsageError, XverseError
 from xverse_runtime.model_dir import ModelDirectory
-from xverse_runtime.store.journal import JOURNAL_FILE, Journal, weight_stamps
+from xverse_runtime.store.journal import (
+    JOURNAL_FILE,
+    Journal,
+    finished_files,
+    reopen,
+    weight_stamps,
+)
 from xverse_runtime.store.layout import StoreFile, StoreLayout
 from xverse_runtime.store.manifest import (
     MANIFEST_FILE,
@@ -210,8 +217,32 @@ class _Job:
         refuse_existing(self.output)
         refuse_foreign(self.partial, self.source.path)
         self.partial.mkdir(exist_ok=True)
-        pins = weight_stamps(self.source) if self.digests is None else self._digests()
-        return Journal.resume(self.partial, self.layout, pins)
+        return Journal.resume(self.partial, self.layout, self._pins())
+
+    def reopen(self, damaged: Collection[str]) -> Journal:
+        """Make an interrupted conversion of the store at the output, which lacks ``damaged``.
+
+        Raises:
+            UsageError: ``store.target_exists``: it is another store, or one is being made.
+        """
+        directory = ModelDirectory.open(self.output)
+        manifest = Manifest.read(directory, sizes=False)
+        if manifest.precision != self.layout.precision or manifest.source != self.about:
+            raise UsageError("store.target_exists", path=str(self.output))
+        refuse_existing(self.partial)
+        # a kill before the rename leaves the store as it was, with a file that nobody reads
+        reopen(self.output, self.layout, self._pins(), self.undamaged(manifest, damaged))
+        self.output.rename(self.partial)
+        return self.begin()
+
+    def undamaged(self, manifest: Manifest, damaged: Collection[str]) -> dict[str, FileRecord]:
+        """The files with weights of a store, but for ``damaged``."""
+        names = [file.name for file in self.files if file.name not in damaged]
+        return {name: manifest.files[name] for name in names if name in manifest.files}
+
+    def finished(self) -> dict[str, FileRecord]:
+        """What an interrupted conversion has finished, without touching it."""
+        return finished_files(self.partial, self.layout, self._pins())
 
     def writer(self, journal: Journal, threads: int | None, progress: ProgressCallback) -> Writer:
         threads = threads or _threads_for(self.layout)
@@ -247,6 +278,10 @@ class _Job:
             return weight_files(self.source)
         absent = absent_files(self.source, self.digests)
         return [name for name in self.digests if name not in absent]
+
+    def _pins(self) -> dict[str, Any]:
+        """What tells this source from others."""
+        return weight_stamps(self.source) if self.digests is None else self._digests()
 
     def _digests(self) -> dict[str, str]:
         """SHA-256 of the configuration, the index and the weight files."""

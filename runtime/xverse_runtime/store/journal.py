@@ -42,28 +42,8 @@ class Journal:
             layout: of the store.
             source: what tells the source from others, as JSON: `weight_stamps`, for example.
         """
-        key = {
-            "format_version": FORMAT_VERSION,
-            "precision": asdict(layout.precision),
-            "source": source,
-        }
-        path = partial / JOURNAL_FILE
-        records: dict[str, FileRecord] = {}
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-            if data["key"] == key:
-                records = {name: FileRecord(**one) for name, one in data["files"].items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            pass  # not one of ours, or half of one: nothing in it is believed
-        planned = {file.name for file in layout.files()}
-        kept = {
-            name: record
-            for name, record in records.items()
-            if name in planned
-            and (partial / name).is_file()
-            and (partial / name).stat().st_size == record.bytes
-        }
-        return cls.begin(partial, key, kept)
+        key = _key(layout, source)
+        return cls.begin(partial, key, finished_files(partial, layout, source))
 
     @classmethod
     def begin(
@@ -100,6 +80,42 @@ class Journal:
     def _save(self) -> None:
         data = {"key": self._key, "files": {key: asdict(one) for key, one in self.records.items()}}
         write_durably(self._path, json.dumps(data).encode())
+
+
+def finished_files(
+    partial: Path, layout: StoreLayout, source: Mapping[str, Any]
+) -> dict[str, FileRecord]:
+    """What a conversion of this very source has finished in ``partial``; see `Journal.resume`."""
+    records: dict[str, FileRecord] = {}
+    try:
+        data = json.loads((partial / JOURNAL_FILE).read_text(encoding="utf-8"))
+        if data["key"] == _key(layout, source):
+            records = {name: FileRecord(**one) for name, one in data["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        pass  # not one of ours, or half of one: nothing in it is believed
+    planned = {file.name for file in layout.files()}
+    return {
+        name: record
+        for name, record in records.items()
+        if name in planned
+        and (partial / name).is_file()
+        and (partial / name).stat().st_size == record.bytes
+    }
+
+
+def reopen(
+    store: Path, layout: StoreLayout, source: Mapping[str, Any], records: dict[str, FileRecord]
+) -> None:
+    """Write into a finished store the journal of a conversion that has finished ``records``."""
+    Journal(store / JOURNAL_FILE, _key(layout, source), records)._save()
+
+
+def _key(layout: StoreLayout, source: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "format_version": FORMAT_VERSION,
+        "precision": asdict(layout.precision),
+        "source": source,
+    }
 
 
 def weight_stamps(source: ModelDirectory) -> dict[str, Any]:

@@ -66,8 +66,8 @@ class Manifest:
         )
 
     @classmethod
-    def read(cls, directory: ModelDirectory) -> Manifest:
-        """Read and check ``xverse.json``, and that every file it names has its size.
+    def read(cls, directory: ModelDirectory, *, sizes: bool = True) -> Manifest:
+        """Read and check ``xverse.json``, and with ``sizes`` that every file it names has its own.
 
         Raises:
             UnsupportedModelError: ``store.newer`` or ``store.byte_order``.
@@ -90,7 +90,8 @@ class Manifest:
         for name, record in manifest.files.items():
             if type(record.bytes) is not int or not isinstance(record.sha256, str):
                 raise _invalid(directory, f"the record of {name} is not a size and a digest")
-            _check_size(directory, name, record)
+            if sizes:
+                _check_size(directory, name, record)
         return manifest
 
 

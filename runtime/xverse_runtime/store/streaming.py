@@ -22,6 +22,7 @@ from torch import Tensor
 
 from xverse_runtime.checkpoint import absent_files, planned_weights, read_weight_file
 from xverse_runtime.errors import IntegrityError
+from xverse_runtime.model_dir import ModelDirectory
 from xverse_runtime.store.arrivals import Arrivals
 from xverse_runtime.store.convert import ConversionPlan, _Job
 from xverse_runtime.store.journal import Journal
@@ -47,6 +48,8 @@ class StreamedConversion:
             that was interrupted goes on only for the same digests. That the files have them is
             for the caller to check.
         source_name: what the source is called; its directory's name when not given.
+        damaged: files of the store that this conversion made at ``output``, which are made again
+            while the others are kept. From then on it is an interrupted conversion.
         threads: how many experts are packed at a time; ``None`` is one a processor, as far as
             memory should go.
         progress: told the bytes of the store that are written.
@@ -69,6 +72,7 @@ class StreamedConversion:
         *,
         digests: Mapping[str, str],
         source_name: str | None = None,
+        damaged: Collection[str] = (),
         threads: int | None = None,
         progress: ProgressCallback = lambda progress: None,
     ) -> None:
@@ -76,6 +80,7 @@ class StreamedConversion:
         directory, layout = self._job.source, self._job.layout
         self._planned = planned_weights(directory, layout.config, digests)
         self._arrivals = Arrivals.of(layout, self._job.files, self._planned, digests)
+        self._damaged = damaged
         self._threads = threads
         self._progress = progress
         self._journal: Journal | None = None
@@ -90,6 +95,12 @@ class StreamedConversion:
             ResourceError: ``store.disk_full``.
         """
         job = self._job
+        if self._damaged:
+            with self._writing(), ExitStack() as lock:
+                lock.enter_context(sole_writer(job.output))
+                self._journal = job.reopen(self._damaged)
+                self._lock = lock.pop_all()
+            return self
         self.already_made = job.already_made()
         if self.already_made is None:
             refuse_existing(job.output)
@@ -119,6 +130,19 @@ class StreamedConversion:
     def needed(self) -> list[str]:
         """Weight files, in order, that hold a tensor of a store file that is not written yet."""
         return self._arrivals.needed(self._done())
+
+    def outstanding(self) -> list[str]:
+        """What will be `needed`, for showing before the conversion is entered; nothing is written.
+
+        A store that is finished needs nothing.
+        """
+        job = self._job
+        if self._damaged:
+            manifest = Manifest.read(ModelDirectory.open(job.output), sizes=False)
+            return self._arrivals.needed(job.undamaged(manifest, self._damaged))
+        if job.already_made() is not None:
+            return []
+        return self._arrivals.needed(job.finished())
 
     def room_needed(self, sizes: Mapping[str, int]) -> int:
         """The most bytes that will lie on the disk at once, beyond what is there now.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from xverse_kernels.packing import ExpertBlocks, PackedMatrix, WeightFormat
 from xverse_kernels.types import Projection
 from xverse_runtime.config import ModelConfig
 from xverse_runtime.errors import IntegrityError
+from xverse_runtime.mapped_files import MappedFiles, map_safetensors
 from xverse_runtime.model_dir import ModelDirectory
 from xverse_runtime.store.layout import EXPERTS, StoreFile, StoreLayout
 from xverse_runtime.store.manifest import Manifest
@@ -30,6 +31,7 @@ def open_store(
     dtype: torch.dtype,
     *,
     as_stored: bool = False,
+    files: MappedFiles | None = None,
 ) -> ModelWeights:
     """Map a store's files and check them against the model's configuration.
 
@@ -39,6 +41,7 @@ def open_store(
         manifest: of the store.
         dtype: of the activations; norms are brought to it, experts come out of their blocks in it.
         as_stored: leave float matrices in their own dtype, mapped, rather than bring them to it.
+        files: told which tensors are in which file.
 
     Raises:
         IntegrityError: ``checkpoint.corrupt``, ``store.tensors`` or ``store.manifest_invalid``.
@@ -47,14 +50,15 @@ def open_store(
     layout.check_listed(manifest, directory)
     tensors: dict[str, Tensor] = {}
     for file in layout.files():
-        tensors |= _read_file(directory, file)
+        tensors |= _read_file(directory, file, files)
     return _Assembler(config, layout, tensors, dtype, as_stored).model()
 
 
-def _read_file(directory: ModelDirectory, file: StoreFile) -> dict[str, Tensor]:
+def _read_file(
+    directory: ModelDirectory, file: StoreFile, files: MappedFiles | None
+) -> dict[str, Tensor]:
     try:
-        with safe_open(directory.file(file.name), framework="pt", device="cpu") as shard:
-            tensors = {key: shard.get_tensor(key) for key in shard.keys()}  # noqa: SIM118
+        tensors = map_safetensors(directory.file(file.name), file.name, files)
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise IntegrityError("checkpoint.corrupt", path=file.name, detail=str(error)) from None
     wanted = {spec.name: (spec.dtype, spec.shape) for spec in file.specs}
@@ -86,7 +90,9 @@ class _Assembler:
     def model(self) -> ModelWeights:
         embedding = self._tensors[EMBEDDING]
         if self._config.tie_word_embeddings:
-            head: Tensor | PackedMatrix = embedding.to(self._matrix_dtype)
+            # one tensor, also where it has to be converted: devices then hold it once
+            embedding = embedding.to(self._matrix_dtype)
+            head: Tensor | PackedMatrix = embedding
         else:
             head = self._matrix(HEAD, self._layout.precision.head_form)
         return ModelWeights(

@@ -25,11 +25,19 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def poisoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Everything launchers allocate holds poison, between guards that must be there afterwards."""
     from tests.kernels.triton.interpreter import PoisonedTorch
-    from xverse_kernels.triton import attention, experts, launch, linear, parts, sampling
+    from xverse_kernels.triton import (
+        attention,
+        experts,
+        launch,
+        linear,
+        parts,
+        products,
+        sampling,
+    )
 
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     poisoned_torch = PoisonedTorch()
-    for module in (attention, experts, launch, linear, parts, sampling):
+    for module in (attention, experts, launch, linear, parts, products, sampling):
         monkeypatch.setattr(module, "torch", poisoned_torch)
     yield
     poisoned_torch.check_guards()

@@ -18,6 +18,7 @@ from tests.kernels.triton.interpreter import (
 )
 from xverse_kernels.kv_rows import Int8Rows, Rows, read_rows, to_int8
 from xverse_kernels.reference_backend import ReferenceBackend
+from xverse_kernels.triton import launch
 from xverse_kernels.triton.attention import attend_each, attend_span, torch_attention
 from xverse_kernels.triton.launch import Workspace
 from xverse_kernels.types import Rotary
@@ -274,3 +275,15 @@ def test_rows_with_gaps_are_refused(which: str, workspace: Workspace) -> None:
         case.each(workspace, ONE_PART)
     with pytest.raises(ValueError, match=r"call \.contiguous\(\) first"):
         attend_span(case.qkv, *case.rotary, case.keys, case.values, 0, 3)
+
+
+def test_more_tokens_and_heads_than_there_were_counters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "COUNTERS", 4)
+    space = Workspace(torch.device("cpu"))
+    case = Case((2, 1, 64), 40, {2: 33, 0: 7, 1: 39})
+    expected = case.expect_each()
+    for _ in range(2):
+        assert relative_error(case.each(space, EIGHT_PARTS), expected) < LIMITS[torch.float32]
+        assert not space.counters.any()
+    assert space.counters.numel() >= 6
+    case.check_caches()

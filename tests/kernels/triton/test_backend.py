@@ -110,6 +110,7 @@ def test_linear(
 def test_linear_layers_and_experts_change_over_from_few_tokens_to_many(bits: int) -> None:
     assert 2 <= gemv_tokens(bits) <= 16
     assert 2 <= experts_each_tokens(bits) <= 16
+    assert experts_each_tokens(bits) <= experts_each_tokens(bits, by_torch=True) <= 64
 
 
 @pytest.mark.parametrize("past", [0, 6])
@@ -214,3 +215,11 @@ def test_without_triton_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_unknown_name_is_refused() -> None:
     with pytest.raises(BackendUnavailableError, match=r"cudnn: no such backend.*auto, reference"):
         select_backend("cudnn", CPU)
+
+
+def test_plans_count_the_scratch_memory() -> None:
+    from xverse_kernels.triton.launch import Workspace
+    from xverse_runtime.model_sizes import SCRATCH
+
+    space = Workspace(torch.device("cpu"))
+    assert space.counters.nbytes + space.partials(1).nbytes == SCRATCH

@@ -19,6 +19,7 @@ from tests.kernels.triton.interpreter import (
 )
 from xverse_kernels import reference
 from xverse_kernels.packing import INT4, INT8, PackedMatrix, WeightFormat, pack_matrix
+from xverse_kernels.triton import launch, linear
 from xverse_kernels.triton.launch import Workspace
 from xverse_kernels.triton.linear import dequantise, gemv
 from xverse_kernels.triton.tiles import GemvTile
@@ -202,3 +203,36 @@ def test_memory_that_is_not_aligned_is_refused(dtype: torch.dtype, workspace: Wo
     x = torch.zeros(33, dtype=dtype)[1:].view(1, 32)
     with pytest.raises(ValueError, match="aligned to 16 bytes"):
         gemv(x, torch.zeros(4, 32, dtype=dtype), workspace)
+
+
+def test_more_tiles_than_there_were_counters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "COUNTERS", 2)
+    space = Workspace(torch.device("cpu"))
+    x, weight = guarded(randn(2, 160)), packed(50, 160, INT4)
+    for _ in range(2):
+        actual = gemv(x, weight, space, tile=GemvTile(16, 16, 1, 2))
+        assert relative_error(actual, expected_linear(x, weight)) < LIMITS[torch.float32]
+        assert not space.counters.any()
+
+
+@pytest.mark.parametrize("form", [None, INT8, INT4], ids=name_of)
+@pytest.mark.parametrize("splits", [1, 2])
+def test_more_tiles_than_a_grid_has_programs(
+    form: WeightFormat | None, splits: int, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """65535 along that axis; here 3 stand for them."""
+    monkeypatch.setattr(linear, "MOST_PROGRAMS", 3)
+    monkeypatch.setattr(launch, "MOST_PROGRAMS", 3)
+    x = guarded(randn(2, 160))
+    weight = guarded(randn(90, 160, seed=1)) if form is None else packed(90, 160, form)
+    tile = GemvTile(16, 32, 1, 1 if form is None else splits)
+    actual = gemv(x, weight, workspace, tile=tile)
+    assert relative_error(actual, expected_linear(x, weight)) < LIMITS[torch.float32]
+
+
+def test_a_grid_that_no_gpu_launches_is_an_error(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "MOST_PROGRAMS", 3)
+    with pytest.raises(ValueError, match="no GPU launches more"):
+        gemv(randn(1, 32), randn(4 * 5, 32), workspace)

@@ -78,6 +78,33 @@ def test_nobody_leaves_where_all_are_resident() -> None:
     assert slots.reserve((0, 2)) is None
 
 
+def test_fewer_slots_keep_the_experts_that_are_worth_most() -> None:
+    slots = ExpertSlots(2, 4, 5, LeastRecentlyUsed(), floor=1)
+    for key in [(0, 0), (1, 0), (1, 1), (1, 2), (1, 3)]:
+        bring(slots, key)
+    # (0, 0) is the oldest, but the last of its layer.
+    assert slots.resize(3) == [((0, 0), 0), ((1, 2), 1), ((1, 3), 2)]
+    assert (list(slots.table(0)), list(slots.table(1))) == ([0, -1, -1, -1], [-1, -1, 1, 2])
+    assert bring(slots, (1, 0)) == (1, 2)
+    assert slots.resize(1) == [((1, 0), 0)]  # no floor can be kept
+    assert slots.resize(0) == []
+    slots.enter_layer()
+    slots.use(0, (3,))
+    assert slots.reserve((0, 3)) is None
+    assert slots.resize(2) == []
+    assert bring(slots, (0, 3)) is None
+    assert bring(slots, (1, 3)) is None
+    assert bring(slots, (1, 2)) == (0, 3)
+
+
+def test_slots_go_away_also_where_nobody_ever_leaves() -> None:
+    slots = ExpertSlots(1, 4, 4, AllResident())
+    slots.fill((0, expert) for expert in range(4))
+    assert len(slots.resize(3)) == 3
+    missing = next(expert for expert in range(4) if slots.table(0)[expert] < 0)
+    assert slots.reserve((0, missing)) is None
+
+
 @pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize(
     "policy",
@@ -112,8 +139,15 @@ def test_the_books_balance(seed: int, policy: type[ExpertPolicy]) -> None:
                 slots.cancel(key)
             else:
                 slots.commit(key)
+        if not coming and random.random() < 0.02:
+            before = slots.resident
+            placed = dict(slots.resize(random.randint(layers * floor, 11)))
+            assert set(placed) == set(slots.resident) <= set(before)
+            assert len(placed) == min(len(before), slots.slots)
         used = [slot for one in range(layers) for slot in slots.table(one) if slot >= 0]
+        assert all(slot < slots.slots for slot in used)
         assert len(used) == len(set(used)) == len(slots.resident)
-        assert sum(slots.held(one) for one in range(layers)) == len(used) + len(coming) <= 11
+        held = sum(slots.held(one) for one in range(layers))
+        assert held == len(used) + len(coming) <= slots.slots
         full_floors |= {one for one in range(layers) if slots.held(one) >= floor}
     assert full_floors == {0, 1, 2}

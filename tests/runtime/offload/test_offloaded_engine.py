@@ -168,6 +168,7 @@ def with_loop(engine: Engine, recorder: SecondHand | None = None) -> Engine:
     step = PiecewiseStep(engine._decoder, offload, recorder)
     sampler = TorchSampler(pool.sequences, CPU)
     engine._loop = DecodeLoop(engine._decoder, pool, sampler, offloaded=step)
+    engine._ladder.hold_steps(engine._loop)
     return engine
 
 

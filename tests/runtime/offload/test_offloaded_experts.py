@@ -270,6 +270,12 @@ def fuzz_one(seed: int, *, ahead: bool = False) -> ExpertOffload:
         tokens = rng.choice([1, 1, 1, 2, MOST_FEW, MOST_FEW + 1, 12, 20])
         x = torch.randn(tokens, HIDDEN, generator=generator)
         stop_at = rng.randint(1, 3 * LAYERS) if rng.random() < 0.2 else None
+        if rng.random() < 0.25:  # also after a pass that broke off
+            offload.leave(rng.randint(0, LAYERS * EXPERTS))
+            assert not offload.are_here
+            if rng.random() < 0.3:
+                offload.leave(rng.randint(0, offload.slots))
+            offload.come_back()
         try:
             if tokens == 1 and rng.random() < 0.8:
                 guess = guesses_right(MODEL, x, right, rng)
@@ -355,6 +361,52 @@ def test_what_cannot_be_pinned_is_computed_by_the_cpu(pinned_layers: int) -> Non
         x = torch.randn(1, HIDDEN, generator=generator)
         assert torch.equal(run(MODEL, offload, x), plainly(MODEL, x))
     assert offload.statistics.background_bytes > 0
+
+
+@pytest.mark.parametrize("tokens", [1, MOST_FEW + 3])
+def test_slots_given_back_and_taken_again(tokens: int) -> None:
+    """Also with uploads under way, and by the CPU's threads into the buffer."""
+    generator = torch.Generator().manual_seed(3)
+    for pinned_bytes in (0, 1 << 40):
+        device = FakeDevice(most_delay=50)
+        offload = make_offload(
+            MODEL,
+            device,
+            slots=12,
+            scheduler=AtRandom(random.Random(1)),
+            pinned_bytes=pinned_bytes,
+        )
+        for slots in (12, 5, 5, 1, 0, 3, 20, LAYERS * EXPERTS):
+            for _ in range(8):
+                x = torch.randn(tokens, HIDDEN, generator=generator)
+                assert torch.equal(run(MODEL, offload, x), plainly(MODEL, x))
+            offload.leave(slots)
+            offload.come_back()
+            slots_now = offload.cache.slots
+            assert slots_now.slots == offload.slots == slots
+            assert len(offload.cache.pool) == slots + LAYERS * SHARED + 2 * 3
+            for layer in range(LAYERS):
+                for expert, slot in enumerate(slots_now.table(layer)):
+                    if slot >= 0:
+                        block = offload.cache.host.block((layer, expert))
+                        assert torch.equal(offload.cache.pool[slot], block)
+
+
+def test_a_pool_that_does_not_fit_takes_nothing() -> None:
+    size = (12 + LAYERS * SHARED + 6) * EXPERT_BYTES
+    device = FakeDevice(memory=size + 2**20)
+    offload = make_offload(MODEL, device, slots=12)
+    device.take(3 * EXPERT_BYTES)
+    offload.leave(12)
+    device.take(2**20)
+    with pytest.raises(torch.OutOfMemoryError):
+        offload.come_back()
+    device.take(-(2**20))
+    assert not offload.are_here
+    offload.leave(9)
+    offload.come_back()
+    x = torch.randn(1, HIDDEN)
+    assert torch.equal(run(MODEL, offload, x), plainly(MODEL, x))
 
 
 def test_a_step_that_hits_everything_copies_no_experts() -> None:

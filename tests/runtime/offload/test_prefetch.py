@@ -108,6 +108,25 @@ def test_a_broken_pass_leaves_nothing_that_counts() -> None:
     assert prefetch.begin() is None
 
 
+@pytest.mark.parametrize("broken_off", [False, True])
+def test_a_late_copy_is_not_taken_for_one_of_the_next_token(broken_off: bool) -> None:
+    """Guessed again, it is sent again: what another pass wrote to its place is not it."""
+    prefetch = Prefetch()
+    prefetch.expect((1, 5), send=True)
+    prefetch.begin()
+    if broken_off:
+        prefetch.forget()
+    else:
+        prefetch.leave(1)
+    prefetch.expect((1, 5), send=True)
+    assert prefetch.coming is None
+    prefetch.arrived()
+    assert not prefetch.is_there((1, 5))
+    assert prefetch.begin() == (1, 5)
+    prefetch.arrived()
+    assert prefetch.is_there((1, 5))
+
+
 def test_what_was_not_sent_in_time_is_not_sent() -> None:
     prefetch = Prefetch()
     prefetch.expect((1, 5), send=True)

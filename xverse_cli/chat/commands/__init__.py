@@ -22,11 +22,13 @@ __all__ = ["COMMANDS", "SlashCommand", "as_message", "command_named", "key_rows"
 
 
 def _help(chat: Repl, argument: str) -> None:
-    rows = [(command.usage, text(command.help)) for command in COMMANDS]
-    rows += key_rows()
-    width = widest(name for name, _ in rows)
-    for name, what in rows:
-        chat.say(f"  {padded(name, width)}  {what}")
+    commands = [(command.usage, text(command.help)) for command in COMMANDS]
+    keys = key_rows()
+    width = widest(name for name, _ in (*commands, *keys))
+    for rows in (commands, keys):
+        for name, what in rows:
+            chat.say(f"  {padded(name, width)}  {what}")
+        chat.say("")
     chat.say(text("command.text_hint"))
 
 
@@ -62,13 +64,13 @@ def run_command(line: str, chat: Repl) -> None:
     if command is None:
         _unknown(name, chat)
     elif argument and not command.argument:
-        chat.say(text("command.surplus", name=command.name))
+        chat.misspelt(text("command.surplus", name=command.name))
     else:
         command.run(chat, argument)
 
 
 def _unknown(name: str, chat: Repl) -> None:
-    nearest = get_close_matches(name.lower(), _BY_NAME, 1, 0.5)
+    nearest = get_close_matches(name.lower(), _BY_NAME, 1)
     advice = text("command.nearest", nearest=nearest[0]) if nearest else text("command.all")
-    chat.say(text("command.unknown", name=name) + " " + advice)
+    chat.misspelt(text("command.unknown", name=name, advice=advice))
     chat.say(text("command.text_hint"))

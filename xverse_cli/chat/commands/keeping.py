@@ -20,12 +20,16 @@ if TYPE_CHECKING:
 
 
 def _save(chat: Repl, argument: str) -> None:
-    if not chat.recorder.enabled:
-        chat.recorder.start()
+    recorder = chat.recorder
+    if not recorder.enabled:
+        recorder.start()
     if argument:
-        chat.recorder.call(argument)
-    saved = chat.recorder.saving
-    chat.say(text("session.saved_as" if saved else "session.nothing_yet", session=_label(chat)))
+        recorder.call(argument)
+    else:
+        recorder.try_again()
+    if not recorder.waiting:  # otherwise it has said so
+        key = "session.saved_as" if recorder.saving else "session.nothing_yet"
+        chat.say(text(key, session=_label(chat)))
 
 
 def _label(chat: Repl) -> str:

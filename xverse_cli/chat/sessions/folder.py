@@ -9,7 +9,7 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-from xverse_cli.chat.sessions.journal import lock
+from xverse_cli.chat.sessions.journal import close_locked, lock
 from xverse_cli.chat.sessions.reading import SavedSession, read_session
 from xverse_cli.settings import state_dir
 from xverse_runtime.errors import UsageError, XverseError
@@ -83,7 +83,7 @@ def in_use(path: Path) -> bool:
     try:
         return not lock(descriptor)
     finally:
-        os.close(descriptor)
+        close_locked(descriptor)
 
 
 def remove_session(path: Path) -> None:

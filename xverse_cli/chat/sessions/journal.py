@@ -14,6 +14,9 @@ from xverse_cli.json_output import to_json
 from xverse_runtime.durable import sync_directory
 from xverse_runtime.errors import UsageError
 
+# Windows keeps other processes from reading what is locked: a byte behind the end of any session.
+_LOCKED_BYTE = 2**31 - 2
+
 
 class Journal:
     """Appends records to a file that no other process appends to meanwhile.
@@ -58,7 +61,7 @@ class Journal:
             _make_private(descriptor)
             sync_directory(self.path.parent)
         except BaseException:
-            os.close(descriptor)
+            close_locked(descriptor)
             raise
         self._descriptor = descriptor
 
@@ -87,7 +90,7 @@ class Journal:
 
     def close(self) -> None:
         if self._descriptor is not None:
-            os.close(self._descriptor)
+            close_locked(self._descriptor)
             self._descriptor = None
 
     def _ends_a_line(self, size: int) -> bool:
@@ -108,16 +111,28 @@ def lock(descriptor: int) -> bool:
 
     The system takes the lock back when a process ends, however it ends.
     """
-    fcntl = _fcntl()
-    if fcntl is None:
-        return True  # Windows: two chats that go on with the same session are not told
+    fcntl, msvcrt = _module("fcntl"), _module("msvcrt")
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        if fcntl is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        elif msvcrt is not None:
+            os.lseek(descriptor, _LOCKED_BYTE, os.SEEK_SET)
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    except (BlockingIOError, PermissionError):  # the latter is Windows'
         return False
     except OSError:  # a file system without locks is no reason not to save
         return True
     return True
+
+
+def close_locked(descriptor: int) -> None:
+    """Close a file on which `lock` was tried."""
+    msvcrt = _module("msvcrt")
+    if msvcrt is not None:  # Windows takes its time to take back the locks of closed files
+        with suppress(OSError):
+            os.lseek(descriptor, _LOCKED_BYTE, os.SEEK_SET)
+            msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
+    os.close(descriptor)
 
 
 def _lock_patiently(descriptor: int) -> bool:
@@ -129,9 +144,10 @@ def _lock_patiently(descriptor: int) -> bool:
     return False
 
 
-def _fcntl() -> Any:
+def _module(name: str) -> Any:
+    """A module of the standard library that only some systems have, or ``None``."""
     try:
-        return importlib.import_module("fcntl")
+        return importlib.import_module(name)
     except ImportError:
         return None
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
 
 from xverse_cli.chat.sessions.reading import SavedSession
 from xverse_cli.messages import text
+from xverse_cli.render.moment import moment
 
 
 def session_rows(sessions: Iterable[SavedSession], current: str = "") -> list[str]:
@@ -16,7 +16,7 @@ def session_rows(sessions: Iterable[SavedSession], current: str = "") -> list[st
             "session.row",
             mark="*" if session.id == current else " ",
             session=session.id,
-            when=when(session.changed),
+            when=moment(session.changed),
             turns=len(session.conversation.all_turns),
             title=session.title,
         )
@@ -37,11 +37,3 @@ def resumed_lines(session: SavedSession) -> list[str]:
     if session.unsent:
         lines.append(text("session.unsent"))
     return lines
-
-
-def when(stamp: str) -> str:
-    """A time of a file, in the user's time zone."""
-    try:
-        return datetime.fromisoformat(stamp).astimezone().strftime("%Y-%m-%d %H:%M")
-    except ValueError:
-        return "–"

@@ -64,7 +64,7 @@ def read_session(path: Path) -> SavedSession:
     for record in _records(data, session):
         try:
             _READERS.get(str(record.get("type")), _pass)(session, record)
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             session.damaged += 1
         session.changed = str(record.get("time") or session.changed)
     return session
@@ -76,7 +76,7 @@ def _records(data: bytes, session: SavedSession) -> Iterator[dict[str, Any]]:
             continue
         try:
             record = json.loads(line)
-        except ValueError:  # not JSON, not UTF-8
+        except (ValueError, RecursionError):  # not JSON, not UTF-8, brackets without end
             session.damaged += 1
             continue
         if isinstance(record, dict):
@@ -119,8 +119,8 @@ def _draft(session: SavedSession, record: Mapping[str, Any]) -> None:
 
 def _turn(session: SavedSession, record: Mapping[str, Any]) -> None:
     conversation = session.conversation
-    user, reply, at = str(record["user"]), str(record["reply"]), int(record["at"])
-    interrupted, left_out = bool(record["interrupted"]), int(record["left_out"])
+    user, reply, at = str(record["user"]), str(record["reply"]), _count(record["at"])
+    interrupted, left_out = bool(record["interrupted"]), _count(record["left_out"])
     conversation.keep(at)
     conversation.drop_oldest(max(0, left_out - len(conversation.left_out)))
     if record.get("summary") is not None:
@@ -151,8 +151,15 @@ def _made(value: Any, conversation: Conversation) -> Made | None:
 
 
 def _undo(session: SavedSession, record: Mapping[str, Any]) -> None:
-    session.conversation.keep(int(record["turns"]))
+    session.conversation.keep(_count(record["turns"]))
     session.unsent = ""
+
+
+def _count(value: Any) -> int:
+    count = int(value)
+    if count < 0:
+        raise ValueError(value)
+    return count
 
 
 _READERS = {

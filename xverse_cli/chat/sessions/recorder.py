@@ -52,7 +52,12 @@ class Recorder:
     @property
     def saving(self) -> bool:
         """Whether everything so far is on disk."""
-        return self.enabled and self._begun and not self._journal.waiting
+        return self.enabled and self._begun and not self.waiting
+
+    @property
+    def waiting(self) -> bool:
+        """Whether something could not be written so far."""
+        return self._journal.waiting > 0
 
     def resume(self, saved: SavedSession) -> None:
         """Go on in the file of ``saved``, whose conversation the chat's has become.
@@ -100,8 +105,9 @@ class Recorder:
         """The newest turn, complete or interrupted; in the file, what stood at its place and after
         it is no longer part of the conversation."""
         turns = self._conversation.all_turns
+        complained = self._failing and self.unsent != ""  # of its message, a moment ago
         self.unsent = ""
-        self._write(turn_record(len(turns) - 1, turns[-1]))
+        self._write(turn_record(len(turns) - 1, turns[-1]), quietly=complained)
 
     def undo(self) -> None:
         """Turns were taken back."""
@@ -124,13 +130,22 @@ class Recorder:
         self.name = name
         self._write({"type": "name", "name": name})
 
+    def try_again(self) -> None:
+        """Write what could not be written so far, if there is anything."""
+        if self.waiting:
+            self._write()
+
     def close(self) -> None:
         """Try once more to write what could not be written, and close the file."""
-        if self._journal.waiting:
-            self._write()
+        self.try_again()
         self._journal.close()
 
-    def _write(self, *records: dict[str, object]) -> None:
+    def _write(self, *records: dict[str, object], quietly: bool = False) -> None:
+        """Write ``records``, and nothing more than what waits if there are none.
+
+        Args:
+            quietly: do not complain.
+        """
         if not self.enabled:
             return
         if self._journal.gone:
@@ -143,7 +158,10 @@ class Recorder:
             self._journal.append(*({**record, "time": now} for record in self._with_head(records)))
         except (OSError, XverseError) as error:
             self._failing = True
-            self._complain(text("session.not_saved", path=self._journal.path, detail=_why(error)))
+            if not quietly:
+                self._complain(
+                    text("session.not_saved", path=self._journal.path, detail=_why(error))
+                )
         else:
             if self._failing:
                 self._failing = False

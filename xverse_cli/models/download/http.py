@@ -259,7 +259,9 @@ def _reason(error: Exception) -> str:
     """urllib3 wraps what the system said several times over."""
     if isinstance(error, urllib3.exceptions.ReadTimeoutError):
         return "no bytes for a while"
-    if isinstance(error, urllib3.exceptions.ConnectTimeoutError):
+    # urllib3 2 counts a refused connection among those that took too long
+    refused = isinstance(error, urllib3.exceptions.NewConnectionError)
+    if isinstance(error, urllib3.exceptions.ConnectTimeoutError) and not refused:
         return "no connection in time"
     cause: BaseException | None = error
     while cause is not None:

@@ -78,10 +78,17 @@ class HuggingFace:
                 final, wait = _meaning(error, repo, revision, self.endpoint)
                 # who has to wait for long had better know it, or ask another source
                 long = wait is not None and wait > LONG_WAIT_S
-                if attempt == TRIES or long or not isinstance(final, UnreachableError):
+                done = attempt == TRIES or long or _found_nobody(error)
+                if done or not isinstance(final, UnreachableError):
                     raise final from None
                 self.sleep(self.patience.wait(attempt, wait))
         raise AssertionError
+
+
+def _found_nobody(error: Exception) -> bool:
+    """Whether connecting took too long, as it does where the Hub is blocked: more tries would only
+    keep the user from another source. It is told by its name, the same with requests and httpx."""
+    return any(kind.__name__ == "ConnectTimeout" for kind in type(error).__mro__)
 
 
 def is_offline() -> bool:

@@ -35,11 +35,15 @@ class Note:
 
 @dataclass(frozen=True)
 class Status:
-    """How far one file is: bytes that are there, and bytes hashed."""
+    """How far one file is: bytes that are there, and bytes hashed.
+
+    ``waiting``: why a part of it waits for its next try, and seconds until then.
+    """
 
     file: RemoteFile
     done: int
     hashed: int
+    waiting: tuple[str, float] | None = None
 
     @property
     def name(self) -> str:
@@ -87,6 +91,7 @@ class Transfer:
         self._files: Sequence[PartialFile] = ()
         self._told: dict[tuple[str, str], float] = {}
         self._whole: dict[str, threading.Lock] = {}
+        self._waits: dict[tuple[str, int], tuple[str, float]] = {}  # why, and until when
 
     def run(self, files: Sequence[PartialFile], done: Callable[[PartialFile], None]) -> None:
         """Fetch ``files``; ``done`` is called in the caller's thread when one has its name.
@@ -127,9 +132,20 @@ class Transfer:
                 self._changed.wait(SHOW_S)
             while self._notes:
                 self._note(self._notes.popleft())
-            self._show([_status(file) for file in self._files])
+            self._show([self._status(file) for file in self._files])
             while waiting and waiting[0].finished:
                 done(waiting.pop(0))
+
+    def _status(self, file: PartialFile) -> Status:
+        size, name = file.file.size, file.file.name
+        if file.finished:
+            return Status(file.file, size, size)
+        now = time.monotonic()
+        waits = [
+            (why, till - now) for (whose, _), (why, till) in [*self._waits.items()] if whose == name
+        ]
+        waiting = min(waits, key=lambda wait: wait[1], default=None)
+        return Status(file.file, file.done_bytes, file.hashed_bytes, waiting)
 
     def _guard(self, job: Callable[[], None]) -> None:
         """The first error of any thread ends them all."""
@@ -203,7 +219,9 @@ class Transfer:
             seconds = self._patience.wait(failures, wait)
             if failures > 1 or seconds > 5:
                 self._tell_retry(file.file.name, reason, seconds)
+            self._waits[file.file.name, part.index] = reason, time.monotonic() + seconds
             self._stop.wait(seconds)
+            self._waits.pop((file.file.name, part.index), None)
 
     def _attempt(self, file: PartialFile, part: Part) -> None:
         direct = file.direct
@@ -299,13 +317,6 @@ class Transfer:
                 # a disk that fails says so once: an error passed over here would not come again
                 if not file.finished and file.done_bytes:
                     file.sync()
-
-
-def _status(file: PartialFile) -> Status:
-    size = file.file.size
-    if file.finished:
-        return Status(file.file, size, size)
-    return Status(file.file, file.done_bytes, file.hashed_bytes)
 
 
 def _check_same(file: RemoteFile, body: Body) -> None:

@@ -1,4 +1,5 @@
-"""What a text is made of on a terminal: pieces, their widths, and where lines may break.
+"""What a text is made of on a terminal: pieces, their widths, and where lines may break between
+them.
 
 Widths are wcwidth's. Terminals disagree about sequences (flags, families, skin tones), so a line
 is wrapped by the larger of the two ways to count, and no terminal ever wraps it once more.
@@ -13,26 +14,16 @@ from typing import NamedTuple
 
 from wcwidth import iter_graphemes, wcswidth, wcwidth
 
-# How a character behaves at the end of a line: Han and the like break on both sides, words break
-# nowhere; openers end no line, closers start none. Narrow openers and closers are part of a word,
-# but keep their side towards Han.
-SPACE, HAN, WORD, OPENER, CLOSER, WORD_OPENER, WORD_CLOSER, MARK = range(8)
-
-_OPENERS = "（《「『【〔〖〈［｛〝＜｟"
-_CLOSERS = (
-    "。，、；：？！）》」』】〕〗〉］｝〞〟＞｠．～—〜〰‼⁇⁈⁉・％‰℃°′″々ゝゞヽヾ〻ー゠"
-    "ぁぃぅぇぉっゃゅょゎゕゖァィゥェォッャュョヮヵヶ｡､｣･ｰ"
+from xverse_cli.render.breaking import (
+    HAN,
+    KINDS,
+    MARK,
+    SPACE,
+    WORD,
+    WORD_OPENER,
+    keeps_together,
+    within_word,
 )
-_WORD_OPENERS = "([{“‘"
-_WORD_CLOSERS = ")]},.;:!?%”’…·"
-
-_KINDS = {
-    **dict.fromkeys(_OPENERS, OPENER),
-    **dict.fromkeys(_CLOSERS, CLOSER),
-    **dict.fromkeys(_WORD_OPENERS, WORD_OPENER),
-    **dict.fromkeys(_WORD_CLOSERS, WORD_CLOSER),
-}
-_WORDLIKE = frozenset((WORD, WORD_OPENER, WORD_CLOSER))
 
 # Characters that attach themselves to the one before and change its width or its meaning.
 _EXTENDING = (
@@ -74,7 +65,7 @@ def pieces(text: str, sgr: str = "", href: str = "") -> Iterator[Piece]:
     for match in _PIECES.finditer(text):
         kind, part = match.lastgroup, match.group()
         if kind == "han":
-            what = _KINDS.get(part, HAN)
+            what = KINDS.get(part, HAN)
             yield Piece(part, 2, what, what, sgr, href)
         elif kind == "space":
             yield Piece(part, len(part), SPACE, SPACE, sgr, href)
@@ -90,11 +81,11 @@ def pieces(text: str, sgr: str = "", href: str = "") -> Iterator[Piece]:
 def may_break(before: Piece, after: Piece) -> bool:
     """Whether a line may end between two neighbours, neither of which is a space."""
     last, first = before.last, after.first
-    if first in (CLOSER, WORD_CLOSER, MARK) or last in (OPENER, WORD_OPENER):
+    if keeps_together(last, first):
         return False
     if first == WORD_OPENER and not after.text[0].isascii():
         return True
-    if last in _WORDLIKE and first in _WORDLIKE:
+    if within_word(last, first):
         return before.text[-1] == "-" and before.text[-2:-1].isalpha() and after.text[0].isalpha()
     return True
 
@@ -149,7 +140,7 @@ def _measure(cluster: str) -> tuple[int, int]:
     width = max(single, wcswidth(cluster))
     if width == 0:
         return 0, MARK
-    what = _KINDS.get(cluster[0])
+    what = KINDS.get(cluster[0])
     if what is None:
         hangul = "\uac00" <= cluster[0] <= "\ud7a3" or "\u1100" <= cluster[0] <= "\u11ff"
         what = HAN if width > 1 and not hangul else WORD
@@ -157,4 +148,4 @@ def _measure(cluster: str) -> tuple[int, int]:
 
 
 def _word_kind(character: str) -> int:
-    return _KINDS.get(character, WORD)
+    return KINDS.get(character, WORD)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 
 from xverse_cli.render.markdown.paint import Painter
 from xverse_cli.render.markdown.stream import MarkdownStream
@@ -25,15 +26,23 @@ class Display:
 
     def frame(self, text: str) -> str:
         """Take ``text`` in and bring the screen up to date."""
-        written = self._follow_size()
-        finished = self._stream.feed(text)
-        return written + self._paint(finished)
+        return self._in_one_size(lambda: self._paint(self._stream.feed(text)))
 
     def close(self) -> str:
         """The reply is over: everything final, the cursor below it."""
-        written = self._follow_size()
-        written += self._painter.frame(self._stream.finish(), [])
-        return written + self._painter.close()
+        return self._in_one_size(self._end)
+
+    def _end(self) -> str:
+        return self._painter.frame(self._stream.finish(), []) + self._painter.close()
+
+    def _in_one_size(self, step: Callable[[], str]) -> str:
+        """What a step writes, done again when the size has changed while it was laid out."""
+        while True:
+            before = self._stream.copy(), copy(self._painter), self._size
+            written = self._follow_size() + step()
+            if self._ask_size() == self._size:
+                return written
+            self._stream, self._painter, self._size = before  # nothing of it was written
 
     def _paint(self, finished: list[Row]) -> str:
         most = max(1, self._size[1] - 1)

@@ -15,6 +15,7 @@ from xverse_cli.render.markdown.wrap import Span
 
 NEWLINE = "\n"
 _SOFT = "\x02"  # a line end of the source, until its neighbours are known
+_BREAK = re.compile(" *<br ?/?> *", re.IGNORECASE)
 _LOOKS = {"em_open": "em", "strong_open": "strong", "s_open": "s"}
 _CLOSING = frozenset(("em_close", "strong_close", "s_close"))
 _SAFE_TARGET = re.compile(r"https?://[!-~]{1,2048}\Z")
@@ -22,22 +23,29 @@ _STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u2028-\u202e\u2066-\u2069\ud80
 _ADDRESS = re.compile(r"(https?://|www\.)|^[\w-]+(\.[\w-]+)*\.[a-z]{2,}(/|\Z)", re.IGNORECASE)
 
 
-def spans_of(tokens: Sequence[Token], theme: Theme, look: str = "") -> list[Span]:
+def spans_of(
+    tokens: Sequence[Token], theme: Theme, look: str = "", *, in_cell: bool = False
+) -> list[Span]:
     """Inline tokens as spans; a span of a line feed is a line break.
 
     A text that begins with `CUT` and one more character goes on after that character, which is on
     the screen already.
+
+    Args:
+        look: of all of them.
+        in_cell: ``<br>`` breaks the line, which nothing else can in the cell of a table.
     """
-    flat = _Flattener(theme, look)
+    flat = _Flattener(theme, look, in_cell)
     for token in tokens:
         flat.add(token)
     return _joined_lines(flat.spans)
 
 
 class _Flattener:
-    def __init__(self, theme: Theme, look: str) -> None:
+    def __init__(self, theme: Theme, look: str, in_cell: bool) -> None:
         self.spans: list[Span] = []
         self._theme = theme
+        self._in_cell = in_cell
         self._looks = [look]
         self._links: list[tuple[str, int, bool]] = []  # target, first span, whether it is clickable
 
@@ -73,7 +81,10 @@ class _Flattener:
         if text.startswith(CUT) and not self.spans:
             self.spans.append(Span(text[:2]))  # seen already; tells what stands before
             text = text[2:]
-        self._put(text)
+        for index, line in enumerate(_BREAK.split(text) if self._in_cell else [text]):
+            if index:
+                self.spans.append(Span(NEWLINE))
+            self._put(line)
 
     def _put(self, text: str, look: str | None = None) -> None:
         # Entities and encoded addresses have been decoded since the text was sanitised.

@@ -178,15 +178,16 @@ class Leaves:
             writer.put((Span(shown, theme.look("waiting")),))
             return
         self._begin(child, depth, "table")
-        cells = [spans_of(one.children or [], theme) for one in child.inline]
-        heads = [
-            spans_of(one.children or [], theme, theme.look("th")) for one in child.inline[:columns]
+        looks = [theme.look("th")] * columns + [""] * (len(child.inline) - columns)
+        cells = [
+            spans_of(one.children or [], theme, look, in_cell=True)
+            for one, look in zip(child.inline, looks, strict=True)
         ]
         for one in child.inline:
             self._note_references(one.content)
         aligned = [str(token.attrs.get("style", "")).rpartition(":")[2] for token in child.headers]
         rows = [cells[at : at + columns] for at in range(columns, len(cells), columns)]
-        for row in table_rows(Table(heads, rows, aligned), theme, writer.width):
+        for row in table_rows(Table(cells[:columns], rows, aligned), theme, writer.width):
             writer.put(row)
 
     def _grow_lines(self, child: Block, depth: int) -> int:

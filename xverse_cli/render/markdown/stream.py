@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from copy import copy
 
 from markdown_it.common.utils import normalizeReference
 from markdown_it.token import Token
@@ -57,6 +58,14 @@ class MarkdownStream:
         self._unresolved: set[str] = set()
         self._shows_definition = False
         self._tail: list[Row] | None = []
+
+    def copy(self) -> MarkdownStream:
+        """One that goes on from here on its own."""
+        other = copy(self)
+        other._sanitizer, other._writer = copy(self._sanitizer), self._writer.copy()
+        other._lines, other._held = self._lines.copy(), self._held.copy()
+        other._references, other._unresolved = self._references.copy(), self._unresolved.copy()
+        return other
 
     def feed(self, text: str) -> list[Row]:
         """Take the next piece; the rows that are final now."""

@@ -122,11 +122,16 @@ def _blank(widths: list[int], bar: Span) -> Row:
 def _as_list(table: Table, theme: Theme, width: int) -> list[Row]:
     """Every row as lines of ``column: cell``, with a line between rows."""
     rule: Row = (Span(theme.signs.line * min(width, 20), theme.look("frame")),)
+    header = [_in_one_line(name) for name in table.header]
     drawn: list[Row] = []
     for number, row in enumerate(table.rows):
         if number:
             drawn.append(rule)
-        for name, cell in zip(table.header, row, strict=True):
+        for name, cell in zip(header, row, strict=True):
             title = [*name, Span(": ", theme.look("th"))] if name else []
             drawn += wrap([*title, *cell], width)
-    return drawn or wrap([span for name in table.header for span in (*name, Span(" "))], width)
+    return drawn or wrap([span for name in header for span in (*name, Span(" "))], width)
+
+
+def _in_one_line(cell: list[Span]) -> list[Span]:
+    return [span._replace(text=span.text.replace(NEWLINE, " ")) for span in cell]

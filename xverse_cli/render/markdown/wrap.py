@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple, TypeAlias
 
-from xverse_cli.render.markdown.cells import (
+from xverse_cli.render.breaking import (
     CLOSER,
     MARK,
     OPENER,
     SPACE,
     WORD_CLOSER,
     WORD_OPENER,
+)
+from xverse_cli.render.markdown.cells import (
     Piece,
     cut_to_width,
     may_break,

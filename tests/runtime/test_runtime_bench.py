@@ -1,0 +1,86 @@
+"""`python -m bench.gpu runtime --kv`: what can be told of it without a GPU."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import bench.gpu.__main__ as command
+import bench.gpu.runtime as measurement
+from bench.table import Report
+from tests.runtime.helpers import GOLDEN, load_decoder
+from xverse_runtime.config import ModelConfig
+from xverse_runtime.decode_loop import DecodeLoop
+from xverse_runtime.kv_cache import KVPool, cache_dtype
+from xverse_runtime.model import Decoder
+from xverse_runtime.store.precision import PRESETS, bytes_per_token
+
+BANDWIDTH = 1e9
+STEP_S = 0.01
+
+
+def measured(kv: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, list[KVPool]]:
+    """A report on a small model, whose steps take no longer than they are said to."""
+    decoder, _ = load_decoder(GOLDEN / "moe-gqa")
+    pools: list[KVPool] = []
+
+    def small(_: object, __: int, capacity: int, kv: str) -> tuple[Decoder, KVPool, ModelConfig]:
+        dtype = cache_dtype(kv, torch.bfloat16)
+        pool = KVPool(decoder.config, capacity, dtype, torch.device("cpu"))
+        return decoder, pool, decoder.config
+
+    def loop(_: Decoder, pool: KVPool, *__: object) -> DecodeLoop:
+        pools.append(pool)
+        from xverse_runtime.decoding import TorchSampler
+
+        return DecodeLoop(decoder, pool, TorchSampler(pool.sequences, torch.device("cpu")))
+
+    monkeypatch.setattr(measurement, "random_decoder", small)
+    monkeypatch.setattr(measurement, "_loop", loop)
+    monkeypatch.setattr(measurement, "read_bandwidth", lambda: BANDWIDTH)
+    monkeypatch.setattr(measurement, "decode_seconds", lambda *_: STEP_S)
+    for name in ("_profile", "_prefill", "measure_loading"):
+        monkeypatch.setattr(measurement, name, lambda *_: None)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    name = command.report_name("runtime", "some-gpu", kv)
+    report = Report(name, folder, [])
+    measurement.measure_runtime(report, ["bf16"], 2, kv)
+    return report.write().read_text(encoding="utf-8"), pools
+
+
+@pytest.mark.parametrize(
+    ("kv", "dtype"),
+    [("auto", torch.bfloat16), ("bf16", torch.bfloat16), ("int8", torch.int8)],
+)
+def test_the_cache_is_the_one_that_was_asked_for(
+    kv: str, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Single sequences and batches; and the bytes of a token are counted as they are kept."""
+    text, pools = measured(kv, tmp_path, monkeypatch)
+    assert [pool.dtype for pool in pools] == [dtype] * 3
+    assert [pool.sequences for pool in pools] == [1, 1, measurement.BATCH]
+    config = load_decoder(GOLDEN / "moe-gqa")[0].config
+    weights = bytes_per_token(config, PRESETS["bf16"])
+    shares = re.findall(r"^(\d+) \| 100.0 \| 10.000 \| ([0-9.]+)%$", text, re.MULTILINE)
+    assert [int(context) for context, _ in shares] == [*measurement.CONTEXTS]
+    for context, share in shares:
+        moved = weights + KVPool.bytes_needed(config, int(context), dtype)
+        assert float(share) == pytest.approx(100 * moved / STEP_S / BANDWIDTH, abs=0.051)
+    assert f"keys and values in {str(dtype).removeprefix('torch.')}" in text
+
+
+def test_results_are_named_apart() -> None:
+    names = [command.report_name("runtime", "some-gpu", kv) for kv in ("auto", "bf16", "int8")]
+    assert names == ["runtime-some-gpu", "runtime-some-gpu-kv-bf16", "runtime-some-gpu-kv-int8"]
+    assert command.report_name("peer", "some-gpu", "int8") == "peer-some-gpu"
+
+
+def test_the_option() -> None:
+    parser = command.arguments_parser()
+    assert parser.parse_args(["runtime"]).kv == "auto"
+    assert parser.parse_args(["runtime", "--kv", "int8"]).kv == "int8"
+    with pytest.raises(SystemExit):
+        parser.parse_args(["runtime", "--kv", "fp8"])
