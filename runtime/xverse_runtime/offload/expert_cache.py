@@ -8,10 +8,8 @@ gets which slot; here the bytes follow, and the tables that kernels read.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from functools import cache
+from concurrent.futures import Future, wait
 from time import perf_counter
 
 import torch
@@ -19,6 +17,7 @@ from torch import Tensor
 
 from xverse_kernels.packing import ExpertBlocks
 from xverse_runtime.host_reader import Copies, copy_each
+from xverse_runtime.offload.buffer_filling import begin_filling
 from xverse_runtime.offload.coordinator import Coordinator
 from xverse_runtime.offload.costs import LinearCost
 from xverse_runtime.offload.expert_slots import ExpertSlots, Reservation
@@ -297,7 +296,7 @@ class ExpertCache:
             else:
                 if self._buffer is None:
                     self._buffer = self.device.host_buffer(block.numel(), dtype=torch.uint8)
-                filled = buffer_filler().submit(_fill, self._buffer, block)
+                filled = begin_filling(self._buffer, block)
                 self._filling = filled, reservation.slot
         return come
 
@@ -350,15 +349,3 @@ class ExpertCache:
         if upload is None:
             return 0.0
         return max(0.0, link.seconds(upload.nbytes) - (perf_counter() - self._began))
-
-
-@cache
-def buffer_filler() -> ThreadPoolExecutor:
-    """Reads experts that are not pinned, from the disk perhaps, while the host goes on."""
-    return ThreadPoolExecutor(1, thread_name_prefix="experts")
-
-
-def _fill(buffer: Tensor, block: Tensor) -> None:
-    """With one thread, and without Python's lock: torch would bring threads of its own, beside
-    those that compute."""
-    ctypes.memmove(buffer.data_ptr(), block.data_ptr(), block.nbytes)
