@@ -8,13 +8,15 @@ here, also where this time it would have gone well.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
-from xverse_runtime.offload.transfer import BlockCopy
+from xverse_runtime.offload.patience import Awaited, Patience, await_computations, await_upload
+from xverse_runtime.offload.transfer import NOTHING_NAMED, BlockCopy
 
 GARBAGE = 0xA5
 
@@ -51,7 +53,8 @@ class FakeUpload:
         assert self.arrived
         return self._device.upload_seconds(self.nbytes)
 
-    def wait(self) -> None:
+    def wait(self, awaited: Awaited = NOTHING_NAMED) -> None:
+        await_upload(self._device.patience, lambda: not self._device.uploads_stick, awaited)
         self._device.arrive(self)
         self._device.seen(self)
 
@@ -69,8 +72,15 @@ class FakeMark:
         self._device = device
         self._place = place
 
-    def wait(self) -> None:
-        self._device.reach(self._place)
+    def wait(self, awaited: Awaited = NOTHING_NAMED) -> None:
+        device = self._device
+        await_computations(
+            device.patience,
+            lambda: self._place < device.sticks_at,
+            lambda: not device.uploads_stick,
+            awaited,
+        )
+        device.reach(self._place)
 
 
 class FakeDevice:
@@ -106,7 +116,12 @@ class FakeDevice:
         self._to_host: list[tuple[int, Tensor, Tensor]] = []
         self._to_device: list[tuple[int, Tensor, Tensor]] = []
         self._reachable: list[Tensor] = []
+        self._touched: dict[int, int] = {}  # rows, and the last computation that needs them
+        self._reached = 0  # of what was asked for, the host knows that so much is over
         self.uploads = 0
+        self.patience = Patience()
+        self.uploads_stick = False  # from now on none arrives
+        self.sticks_at = math.inf  # the first computation that never ends
 
     @property
     def device(self) -> torch.device:
@@ -165,16 +180,18 @@ class FakeDevice:
         return FakeMark(self, self._asked)
 
     def reading(self, rows: Iterable[int]) -> None:
-        self._asked += 1
-        self._must_be_still(rows, "read")
+        self._touch(list(rows), "read")
 
     def writing(self, rows: Iterable[int]) -> None:
-        self._asked += 1
-        self._must_be_still(rows, "written")
+        self._touch(list(rows), "written")
 
-    def upload(self, pool: Tensor, copies: Sequence[BlockCopy]) -> FakeUpload:
-        for block, _ in copies:
+    def upload(
+        self, pool: Tensor, copies: Sequence[BlockCopy], *, at_once: bool = False
+    ) -> FakeUpload:
+        for block, row in copies:
             self._must_reach(block)
+            if at_once and self._touched.get(row, 0) > self._reached:
+                raise HazardError(f"row {row} would be overwritten while it may still be needed")
         upload = FakeUpload(self, pool, copies, self._rng.randint(0, self._most_delay))
         rows = [row for _, row in copies]
         assert len(set(rows)) == len(rows)
@@ -187,6 +204,9 @@ class FakeDevice:
 
     def compute_after(self, upload: FakeUpload) -> None:
         self._asked += 1
+        if self.uploads_stick:
+            self.sticks_at = min(self.sticks_at, self._asked)
+            return
         before = list(self._uploads)
         self.arrive(upload)  # as computations happen at once
         self._unseen += [(self._asked, one) for one in before if one.arrived]
@@ -198,7 +218,7 @@ class FakeDevice:
 
     def tick(self) -> None:
         """Time passes: the first upload under way comes nearer."""
-        if self._uploads:
+        if self._uploads and not self.uploads_stick:
             first = self._uploads[0]
             first.left -= 1
             if first.left <= 0:
@@ -211,6 +231,7 @@ class FakeDevice:
 
     def reach(self, place: int) -> None:
         """The host knows that the computations up to here are over."""
+        self._reached = max(self._reached, place)
         for _, source, as_asked in [one for one in self._to_device if one[0] <= place]:
             if not same_bytes(source, as_asked):
                 raise HazardError("a buffer was written while it was being copied to the device")
@@ -240,7 +261,18 @@ class FakeDevice:
         upload.arrived = True
         del self._uploads[0]
 
+    def stick(self) -> None:
+        """Computations that are asked for from now on never end."""
+        self.sticks_at = self._asked + 1
+
+    def _touch(self, rows: list[int], what: str) -> None:
+        self._asked += 1
+        self._must_be_still(rows, what)
+        self._touched.update(dict.fromkeys(rows, self._asked))
+
     def _must_be_still(self, rows: Iterable[int], what: str) -> None:
+        if self._asked > self.sticks_at:
+            return  # never happens
         coming = {row for upload in self._uploads for row in upload.rows}
         early = sorted(coming & set(rows))
         if early:

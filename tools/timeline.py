@@ -15,9 +15,11 @@ from xverse_runtime.config import ModelConfig
 from xverse_runtime.memory_plan import Wishes, plan_memory
 from xverse_runtime.offload.machines import find_machine
 from xverse_runtime.offload.policy import ScoreWindow
-from xverse_runtime.offload.simulator import Options, Simulation, Workload
+from xverse_runtime.offload.simulator import Options, Simulation
 from xverse_runtime.offload.simulator_compare import made_up_tokens
 from xverse_runtime.offload.simulator_hardware import Span
+from xverse_runtime.offload.simulator_workload import Workload
+from xverse_runtime.offload.synthetic_guesses import DEMO
 from xverse_runtime.store.synthetic import A4_2B
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "offload-timeline.svg"
@@ -34,6 +36,7 @@ COLOURS = {
     "head": "#5b7fbf",
     "computed": "#d08a3e",
     "critical": "#b5484b",
+    "ahead": "#8a5fa8",
     "background": "#b9a7c9",
 }
 LEGEND = (
@@ -42,6 +45,7 @@ LEGEND = (
     ("expert", "experts that crossed"),
     ("computed", "experts on the CPU"),
     ("critical", "copies that are waited for"),
+    ("ahead", "copies a layer ahead"),
     ("background", "copies for later tokens"),
 )
 
@@ -51,6 +55,8 @@ def kind(span: Span) -> str:
     if span.part == "cpu":
         return "computed"
     if span.part == "link":
+        if " ahead of " in span.what:
+            return "ahead"
         return "critical" if " for layer " in span.what else "background"
     return span.what.split()[0]
 
@@ -60,8 +66,9 @@ def one_token() -> list[Span]:
     machine, model = find_machine(MACHINE), ModelConfig.from_dict(A4_2B)
     placement = plan_memory(model, machine, Wishes("cuda", "int4", 4096)).placement
     policy = ScoreWindow.for_model(model.num_layers, model.top_k)
+    options = Options(journal=True, guessed=DEMO)
     simulation = Simulation(
-        Workload.of(placement), machine, placement.expert_slots, policy, Options(journal=True)
+        Workload.of(placement), machine, placement.expert_slots, policy, options
     )
     tokens = made_up_tokens(model, WARM_UP + 1)
     simulation.run(tokens[:WARM_UP])
@@ -131,13 +138,13 @@ def drawing() -> str:
         *part.shapes(spans, f"Layers {FIRST_LAYER} to {FIRST_LAYER + LAYERS - 1} of it"),
     ]
     for place, (name, words) in enumerate(LEGEND):
-        x, y = LEFT + place % 3 * 290, 355 + place // 3 * 24
+        x, y = LEFT + place % 3 * 290, 355 + place // 3 * 22
         shapes += [box(x, y - 12, 14, 14, COLOURS[name]), text(x + 22, y, words, "start")]
     style = 'font-family="sans-serif" font-size="13" fill="#333"'
     return "\n".join(
         [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} 395" {style}>',
-            f'<rect width="{WIDTH}" height="395" fill="#fff"/>',
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} 412" {style}>',
+            f'<rect width="{WIDTH}" height="412" fill="#fff"/>',
             *shapes,
             "</svg>\n",
         ]

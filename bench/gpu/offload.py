@@ -37,6 +37,7 @@ from xverse_runtime.offload.offloaded_experts import ExpertOffload
 from xverse_runtime.offload.pieces import GraphRecorder
 from xverse_runtime.offload.piecewise_step import PiecewiseStep
 from xverse_runtime.offload.setup import ModelPlan, build_offload, host_kernels
+from xverse_runtime.offload.synthetic_guesses import CAREFUL
 from xverse_runtime.offload.transfer import CudaQueues, OffloadDevice
 from xverse_runtime.rope import RotaryTable
 from xverse_runtime.store.precision import PRESETS
@@ -185,6 +186,8 @@ def measure_point(
         in_place=True,
         on_adjustment=lambda code, facts: adjusted.append(f"{code} {dict(facts)}"),
     )
+    if offload.wants_guesses:
+        kernels.guess(CAREFUL)
     rotary = RotaryTable(config, context, device)
     decoder = Decoder(config, weights, as_backend(kernels), rotary, offload.runners)
     step = PiecewiseStep(decoder, offload, recorder)

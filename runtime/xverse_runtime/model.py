@@ -63,9 +63,14 @@ class DecoderLayer:
     def until_experts(self, x: Tensor, attend: Attend) -> tuple[Tensor, RoutedTokens]:
         """The first half of a layer with experts: residual stream to residual stream, and where its
         tokens go."""
-        assert self._moe is not None
         x = self._attention(x, attend)
-        return x, self._moe.route(x)
+        return x, self.route(x)
+
+    def route(self, x: Tensor) -> RoutedTokens:
+        """Where this layer's router sends a residual stream [T, H]: of another layer it is a guess
+        at where its own will go."""
+        assert self._moe is not None
+        return self._moe.route(x)
 
 
 class Decoder:

@@ -292,7 +292,7 @@ class Telling(FakeEngine):
 
     @property
     def offload_statistics(self) -> OffloadStatistics:  # type: ignore[override]
-        return OffloadStatistics(hits=3, on_cpu=1)
+        return OffloadStatistics(hits=3, on_cpu=1, prefetched=8, prefetched_used=5)
 
     def forecast(self, tokens: int) -> Prediction:  # type: ignore[override]
         return Prediction(25.0, 1.0, tokens, 10.0, 0.81, 0.0)
@@ -308,6 +308,7 @@ def test_stats() -> None:
         "prefill: 100.0 tokens/s (17 computed, 3 cached)",
         "decode: 20.0 tokens/s (6 tokens)",
         "predicted 25, measured 20 tokens/s; hit rate predicted 0.81, measured 0.75",
+        "experts sent to the GPU a layer ahead: 8, 62 % of them used",
         "memory, weights: 1.0 GiB",
         "memory, keys and values: 1.0 MiB",
         "memory, caches of other conversations: 3.0 MiB",

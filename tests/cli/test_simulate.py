@@ -57,7 +57,7 @@ def test_a_table_and_a_chart(cli: Cli, cache: Path) -> None:
     shown = result.stdout.decode()
     assert "6.0 of 64 experts a layer" in shown
     table = [re.split(r"  +", line) for line in shown.splitlines() if line.startswith("score")]
-    assert len([row for row in table if len(row) == 9]) == 3
+    assert len([row for row in table if len(row) == 9]) == 4
     bars = {line.split("  ")[0]: line.count("#") for line in shown.splitlines() if "#" in line}
     rates = {
         line.split("  ")[0]: float(line.split()[-1]) for line in shown.splitlines() if "#" in line

@@ -64,7 +64,13 @@ def _reply_lines(reply: Reply | None, engine: TextGenerator) -> list[str]:
         ),
     ]
     line = forecast_line(reply, engine)
-    return lines if line is None else [*lines, line]
+    if line is not None:
+        lines.append(line)
+    offload = engine.offload_statistics
+    if offload is not None and offload.prefetched:
+        used = round(100 * offload.prefetched_used / offload.prefetched)
+        lines.append(text("stats.prefetched", count=offload.prefetched, percent=used))
+    return lines
 
 
 def _expert_lines(load: Sequence[Sequence[int]]) -> list[str]:

@@ -232,6 +232,10 @@ TEXTS: dict[str, str] = {
     "offload.no_graphs": (
         "CUDA graphs cannot be used here ({reason}); every step is asked for kernel by kernel."
     ),
+    "offload.stuck_cpu": (
+        "The CPU has been computing experts {experts} of layer {layer} for {seconds} seconds: if"
+        " the disk under the model does not answer, end the program and start again."
+    ),
     "offload.slow_disk": (
         "Experts are being read from the disk; it gets faster as they come into memory."
     ),

@@ -148,6 +148,7 @@ CHAT_TEXTS: dict[str, str] = {
     "stats.ttft": "time to the first token: {seconds} s",
     "stats.prefill": "prefill: {rate} tokens/s ({tokens} computed, {cached} cached)",
     "stats.decode": "decode: {rate} tokens/s ({tokens} tokens)",
+    "stats.prefetched": "experts sent to the GPU a layer ahead: {count}, {percent} % of them used",
     "stats.memory_weights": "memory, weights: {size_bytes}",
     "stats.memory_cache": "memory, keys and values: {size_bytes}",
     "stats.memory_kept": "memory, caches of other conversations: {size_bytes}",

@@ -166,6 +166,17 @@ ERRORS: dict[str, tuple[str, str]] = {
         "",
     ),
     # Devices and memory.
+    "offload.stuck_upload": (
+        "The copy of experts {experts} of layer {layer} to the GPU has not ended after {seconds}"
+        " seconds.",
+        "Look for errors of the GPU in the system log (dmesg) and start again; --device cpu does"
+        " without it.",
+    ),
+    "offload.stuck_computations": (
+        "The GPU has not ended its computations of layer {layer} after {seconds} seconds.",
+        "Look for errors of the GPU in the system log (dmesg) and start again; --device cpu does"
+        " without it.",
+    ),
     "device.unknown": ('There is no device "{device}".', "Choose one of {choices}."),
     "device.unavailable": (
         "The device {device} cannot be used: {reason}.",

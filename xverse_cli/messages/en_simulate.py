@@ -30,6 +30,7 @@ SIMULATE_TEXTS: dict[str, str] = {
     "simulate.policy_static": "static",
     "simulate.policy_belady": "Belady (knows the future)",
     "simulate.policy_all_resident": "all experts",
+    "simulate.way_ahead": "hybrid, prefetch",
     "simulate.way_both": "hybrid",
     "simulate.way_cpu": "CPU",
     "simulate.way_link": "link",

@@ -204,6 +204,10 @@ TEXTS: dict[str, str] = {
     "其余各层未命中的专家由 CPU 计算。",
     "offload.failed": "无法把专家分配到 GPU 和 CPU（{reason}）；全部由 CPU 计算。",
     "offload.no_graphs": "这里无法使用 CUDA 图（{reason}）；每一步都逐个内核提交。",
+    "offload.stuck_cpu": (
+        "CPU 计算第 {layer} 层的专家 {experts} 已有 {seconds} 秒："
+        "如果存放模型的磁盘没有响应，请结束程序后重新启动。"
+    ),
     "offload.slow_disk": "正在从磁盘读取专家；随着专家载入内存，速度会加快。",
     "bench.making": "正在生成 {path}，只需一次。",
     "bench.progress": "正在生成 {shape}",

@@ -134,6 +134,7 @@ CHAT_TEXTS: dict[str, str] = {
     "stats.ttft": "首个词元用时：{seconds} 秒",
     "stats.prefill": "预填充：{rate} 词元/秒（计算 {tokens}，缓存 {cached}）",
     "stats.decode": "解码：{rate} 词元/秒（{tokens} 个词元）",
+    "stats.prefetched": "提前一层送往 GPU 的专家：{count} 个，用到 {percent} %",
     "stats.memory_weights": "内存，权重：{size_bytes}",
     "stats.memory_cache": "内存，键和值：{size_bytes}",
     "stats.memory_kept": "内存，其他对话的缓存：{size_bytes}",

@@ -158,6 +158,14 @@ ERRORS: dict[str, tuple[str, str]] = {
     ),
     "template.invalid_messages": ("对话模板无法处理这些消息：{detail}。", ""),
     # Devices and memory.
+    "offload.stuck_upload": (
+        "{seconds} 秒后，第 {layer} 层的专家 {experts} 仍未复制到 GPU。",
+        "请在系统日志（dmesg）中查看 GPU 错误，然后重新启动；--device cpu 可以不用 GPU。",
+    ),
+    "offload.stuck_computations": (
+        "{seconds} 秒后，GPU 仍未完成第 {layer} 层的计算。",
+        "请在系统日志（dmesg）中查看 GPU 错误，然后重新启动；--device cpu 可以不用 GPU。",
+    ),
     "device.unknown": ("没有设备“{device}”。", "可选 {choices}。"),
     "device.unavailable": (
         "无法使用设备 {device}：{reason}。",

@@ -30,6 +30,7 @@ SIMULATE_TEXTS: dict[str, str] = {
     "simulate.policy_static": "静态",
     "simulate.policy_belady": "Belady（预知未来）",
     "simulate.policy_all_resident": "全部专家",
+    "simulate.way_ahead": "混合，预取",
     "simulate.way_both": "混合",
     "simulate.way_cpu": "CPU",
     "simulate.way_link": "链路",

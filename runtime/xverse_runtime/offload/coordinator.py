@@ -5,17 +5,22 @@ The runtime and the simulator go through the same steps. When the choices have c
 been asked for, `note`: the policy hears of it, and what crossed may `keep` a slot. Whenever the
 link is idle, `begin_upload` names the next expert to copy in the background; `arrived` makes it a
 hit.
+
+One layer ahead: `expect` is told what the next layer's router would choose by now, and picks the
+expert that `Prefetch` sends when the link is idle. It is computed like a hit, or waited for like
+what is on its way, if the layer does choose it; `leave` tells how often that is so.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from xverse_runtime.offload.expert_slots import ExpertSlots, Reservation
 from xverse_runtime.offload.policy import Key
+from xverse_runtime.offload.prefetch import Prefetch
 from xverse_runtime.offload.scheduler import MissScheduler, Split
 
 MOST_WISHES = 64  # background copies that wait; the oldest are given up
@@ -65,11 +70,16 @@ class Coordinator:
         self.most_now = most_now
         self._wishes: deque[Key] = deque(maxlen=MOST_WISHES)
         self._coming: Key | None = None  # the one background copy under way
+        self.prefetch = Prefetch()
 
     def missing(self, layer: int, experts: Sequence[int]) -> list[Key]:
         """Those of the chosen experts that the GPU does not have, each once, in the same order."""
-        table = self.slots.table(layer)
-        return [(layer, expert) for expert in dict.fromkeys(experts) if table[expert] < 0]
+        table, prefetched = self.slots.table(layer), self.prefetch.there(layer)
+        return [
+            (layer, expert)
+            for expert in dict.fromkeys(experts)
+            if table[expert] < 0 and expert != prefetched
+        ]
 
     def decide(
         self,
@@ -86,7 +96,8 @@ class Coordinator:
             missing: the most probable first.
             link_busy_s: until the copy that is under way ends.
             idle_s: the link's time between the misses of two layers.
-            coming_s: until the background copy is there; by default ``link_busy_s``.
+            coming_s: until the background copy is there; by default ``link_busy_s``, as always for
+                what was sent ahead.
             only: the one way to take, whatever it costs.
         """
         if not missing:
@@ -96,10 +107,11 @@ class Coordinator:
         only_cpu: list[Key] = []
         free: list[Key] = []
         for key in missing:
-            if key == self._coming:
+            if key in (self._coming, self.prefetch.coming):
                 cpu_s = self.scheduler.seconds(len(missing), 0)
-                (awaited if coming_s <= cpu_s else only_cpu).append(key)
-            elif self.slots.table(key[0])[key[1]] >= 0:
+                wait_s = coming_s if key == self._coming else link_busy_s
+                (awaited if wait_s <= cpu_s else only_cpu).append(key)
+            elif self.slots.table(key[0])[key[1]] >= 0 or self.prefetch.is_there(key):
                 awaited.append(key)
             else:
                 (free if self._is_pinned(key) else only_cpu).append(key)
@@ -124,6 +136,36 @@ class Coordinator:
         for place in range(top_k, len(experts)):
             probability = probabilities[place] if probabilities else 0.0
             slots.policy.on_use((layer, experts[place]), probability, chosen=False)
+
+    def expect(self, layer: int, guesses: Sequence[int], *, send: bool = True) -> None:
+        """What a layer is likely to choose, known one layer early.
+
+        Args:
+            layer: the next one.
+            guesses: the most probable first.
+            send: whether one of them may be sent ahead.
+        """
+        lacking = (
+            key
+            for key in self.missing(layer, guesses)
+            if self._is_pinned(key) and not self.slots.is_coming(key)
+        )
+        self.prefetch.expect(next(lacking, None), send=send)
+
+    def begin_prefetch(self, layer_s: float) -> Key | None:
+        """What to send ahead now that the link is idle, to the place of its layer.
+
+        Args:
+            layer_s: from one layer's choice to the next.
+        """
+        return self.prefetch.begin() if self.scheduler.prefetches(layer_s) else None
+
+    def leave(self, layer: int, experts: Collection[int]) -> None:
+        """A layer is over, in which tokens went to these experts."""
+        guessed = self.prefetch.guessed(layer)
+        if guessed is not None:
+            self.scheduler.observe_guess(guessed[1] in experts)
+            self.prefetch.leave(layer)
 
     def keep(self, key: Key) -> Reservation | None:
         """A slot for an expert that is on the GPU, in a buffer, if the cache wants it; it is a hit

@@ -1,16 +1,15 @@
 """Experts on the device: one pool of blocks, and a table for each layer that says which is where.
 
 The pool has three parts: slots, whose experts change; the shared experts of every layer, which
-stay; and two staging halves, for experts that are only passing through. `Coordinator` decides who
+stay; and two staging halves, for experts that are only passing through: while decoding, one is for
+those that cross now, the other for those that were sent a layer ahead. `Coordinator` decides who
 gets which slot; here the bytes follow, and the tables that kernels read.
 """
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from functools import cache
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, wait
 from time import perf_counter
 
 import torch
@@ -18,21 +17,23 @@ from torch import Tensor
 
 from xverse_kernels.packing import ExpertBlocks
 from xverse_runtime.host_reader import Copies, copy_each
+from xverse_runtime.offload.buffer_filling import begin_filling
 from xverse_runtime.offload.coordinator import Coordinator
 from xverse_runtime.offload.costs import LinearCost
 from xverse_runtime.offload.expert_slots import ExpertSlots, Reservation
 from xverse_runtime.offload.host_experts import HostExperts
 from xverse_runtime.offload.policy import Key
+from xverse_runtime.offload.prefetch import PLACES, is_worth_guessing, place_of
+from xverse_runtime.offload.table_rows import TableRows
 from xverse_runtime.offload.transfer import OffloadDevice, Upload
 
 ALIGNED = 4  # numbers of 32 bits
 LOADED_AT_ONCE = 8  # experts, where there is no staging
-ROWS_UNDER_WAY = 64  # changed tables that can be on their way before the host waits
 
 
 class ExpertCache:
-    """The pool and its tables. One upload in the background at a time, so that one that is waited
-    for is held up by one expert at most."""
+    """The pool and its tables. One upload at a time that nothing waits for, in the background or a
+    layer ahead, so that one that is waited for is held up by one expert at most."""
 
     def __init__(
         self,
@@ -73,8 +74,10 @@ class ExpertCache:
         self._tables = device.empty(layers, pitch, dtype=torch.int32)
         self._rows = TableRows(device, experts + shared)
         self._stale = [True] * layers  # tables that the device has not heard of
+        self._told: list[int | None] = [None] * layers  # of prefetched experts in them
         self._coming: Upload | None = None  # the one in the background
-        self._began = 0.0  # when it was asked for
+        self._ahead: Upload | None = None  # the one for the next layer
+        self._began = 0.0  # when the one under way was asked for
         self._filling: tuple[Future[None], int] | None = None  # what comes next, and its row
         self._buffer: Tensor | None = None  # of the host, for what is not pinned
 
@@ -120,7 +123,12 @@ class ExpertCache:
         self._load([(key, self.slots.slot_of(key)) for key in self.slots.resident])
 
     def _settle(self, rules: Coordinator) -> None:
-        """Nothing is on its way in the background any more."""
+        """Nothing is on its way any more, in the background or ahead."""
+        if self._ahead is not None:
+            self._ahead.wait()
+            self._ahead = None
+            rules.prefetch.arrived()
+        rules.prefetch.forget()
         if self._coming is not None:
             self._coming.wait()
             self._coming = None
@@ -189,18 +197,27 @@ class ExpertCache:
         """The pool as the experts of a layer, by a table of the device."""
         return ExpertBlocks(self.pool, self.host.layout, self.dtype, table)
 
-    def table(self, layer: int) -> Tensor:
+    def table(self, layer: int, prefetched: int | None = None) -> Tensor:
         """Which row of the pool an expert of the layer is in, on the device: int32 [experts +
-        shared]. Brought up to date in the queue of computations; always the same memory."""
-        row = self._tables[layer, : self._width]
-        if self._stale[layer]:
-            self._rows.send([*self.slots.table(layer), *self._shared_rows[layer]], row)
-            self._stale[layer] = False
-        return row
+        shared]. Brought up to date in the queue of computations; always the same memory.
+
+        Args:
+            layer: its number.
+            prefetched: an expert that was sent ahead and has come.
+        """
+        target = self._tables[layer, : self._width]
+        if self._stale[layer] or self._told[layer] != prefetched:
+            rows = [*self.slots.table(layer), *self._shared_rows[layer]]
+            if prefetched is not None:
+                rows[prefetched] = self.prefetch_row(layer)
+            self._rows.send(rows, target)
+            self._stale[layer], self._told[layer] = False, prefetched
+        return target
 
     def resident_rows(self, layer: int) -> list[int]:
         """The rows that a computation by `table` may read."""
-        return [row for row in self.slots.table(layer) if row >= 0] + self._shared_rows[layer]
+        rows = [row for row in self.slots.table(layer) if row >= 0] + self._shared_rows[layer]
+        return rows if self._told[layer] is None else [*rows, self.prefetch_row(layer)]
 
     def shared_rows(self, layer: int) -> list[int]:
         return self._shared_rows[layer]
@@ -208,9 +225,47 @@ class ExpertCache:
     def staging_row(self, half: int, place: int) -> int:
         return self._first_staged + half * self.staged + place
 
+    @property
+    def can_prefetch(self) -> bool:
+        """Whether there is a place for what is sent ahead, and anything to send."""
+        is_worth = is_worth_guessing(self.slots.slots, self.host.layers * self.host.experts)
+        return is_worth and self.staged >= PLACES and self.host.pinned_layers > 0
+
+    def prefetch_row(self, layer: int) -> int:
+        """Where an expert goes that is sent ahead of its layer."""
+        return self.staging_row(1, place_of(layer))
+
+    def poll_ahead(self, rules: Coordinator) -> None:
+        """Let the expert that was sent ahead count if it has come; never waits."""
+        if self._ahead is not None and self._ahead.is_done():
+            self._ahead = None
+            rules.prefetch.arrived()
+
+    def send_ahead(self, rules: Coordinator, layer_s: float, after_s: float = 0.0) -> Upload | None:
+        """Begin to copy what the next layer is expected to choose, if the link is idle.
+
+        Args:
+            rules: say what.
+            layer_s: from one layer's choice to the next.
+            after_s: how long the link is still busy with critical copies.
+
+        Returns:
+            What was begun.
+        """
+        if self._ahead is not None or not (self._coming is None or self._coming.is_done()):
+            return None
+        key = rules.begin_prefetch(layer_s)
+        if key is None:
+            return None
+        copies = [(self.host.block(key), self.prefetch_row(key[0]))]
+        self._ahead = self.device.upload(self.pool, copies, at_once=True)
+        self._began = perf_counter() + after_s
+        return self._ahead
+
     def poll(self, rules: Coordinator) -> Upload | None:
-        """Let an upload in the background that is done become a hit, and begin the next; never
-        waits. What is not pinned goes through a buffer, which a thread fills.
+        """Let an upload in the background that is done become a hit, and begin the next if nothing
+        is to be sent ahead; never waits. What is not pinned goes through a buffer, which a thread
+        fills.
 
         Returns:
             What has come.
@@ -221,6 +276,8 @@ class ExpertCache:
                 return None
             come, self._coming = self._coming, None
             self._changed(rules.arrived())
+        if self._ahead is not None:
+            return come
         if self._filling is not None:
             filled, row = self._filling
             if filled.done():
@@ -239,7 +296,7 @@ class ExpertCache:
             else:
                 if self._buffer is None:
                     self._buffer = self.device.host_buffer(block.numel(), dtype=torch.uint8)
-                filled = buffer_filler().submit(_fill, self._buffer, block)
+                filled = begin_filling(self._buffer, block)
                 self._filling = filled, reservation.slot
         return come
 
@@ -247,10 +304,18 @@ class ExpertCache:
         self._coming = self.device.upload(self.pool, [(block, slot)])
         self._began = perf_counter()
 
-    def await_upload(self) -> None:
-        """Computations from now on may read what the upload in the background brings."""
-        if self._coming is not None:
+    def awaited_row(self, key: Key, rules: Coordinator) -> int:
+        """Where an expert is, or is going to be for computations from now on."""
+        ahead = rules.prefetch
+        if ahead.coming == key or ahead.is_there(key):
+            if ahead.coming == key:
+                assert self._ahead is not None
+                self.device.compute_after(self._ahead)
+            return self.prefetch_row(key[0])
+        if self.slots.is_coming(key):
+            assert self._coming is not None
             self.device.compute_after(self._coming)
+        return self.slots.slot_of(key)
 
     def keep(self, key: Key, staging_row: int, rules: Coordinator) -> None:
         """Give an expert that is in a staging half a slot, if it is wanted: a copy within the
@@ -279,51 +344,8 @@ class ExpertCache:
         return self._filling is not None
 
     def busy_s(self, link: LinearCost) -> float:
-        """How long the upload in the background is still going to take."""
-        if self._coming is None:
+        """How long the upload that nothing waits for is still going to take."""
+        upload = self._ahead or self._coming
+        if upload is None:
             return 0.0
-        return max(0.0, link.seconds(self._coming.nbytes) - (perf_counter() - self._began))
-
-
-@cache
-def buffer_filler() -> ThreadPoolExecutor:
-    """Reads experts that are not pinned, from the disk perhaps, while the host goes on."""
-    return ThreadPoolExecutor(1, thread_name_prefix="experts")
-
-
-def _fill(buffer: Tensor, block: Tensor) -> None:
-    """With one thread, and without Python's lock: torch would bring threads of its own, beside
-    those that compute."""
-    ctypes.memmove(buffer.data_ptr(), block.data_ptr(), block.nbytes)
-
-
-class TableRows:
-    """Small tables on their way to the device, from a ring of host buffers.
-
-    A buffer is written again only when its copy is over: a mark behind every half ring sees to it.
-    """
-
-    def __init__(self, device: OffloadDevice, width: int) -> None:
-        self._width = width
-        self._device = device
-        self._ring = device.host_buffer(ROWS_UNDER_WAY, width, dtype=torch.int32)
-        self._marks = [device.mark(), device.mark()]
-        self._next = 0
-
-    def send_some(self, rows: Mapping[int, int], target: Tensor) -> None:
-        """The same for experts that have rows; all others have none."""
-        table = [-1] * self._width
-        for expert, row in rows.items():
-            table[expert] = row
-        self.send(table, target)
-
-    def send(self, table: Sequence[int], target: Tensor) -> None:
-        """Copy numbers to int32 [width] of the device, in the queue of computations."""
-        half = ROWS_UNDER_WAY // 2
-        if self._next % half == 0:
-            self._marks[self._next // half - 1] = self._device.mark()
-            self._marks[self._next // half].wait()
-        row = self._ring[self._next]
-        row.copy_(torch.tensor(table, dtype=torch.int32))
-        self._device.to_device(row, target)
-        self._next = (self._next + 1) % ROWS_UNDER_WAY
+        return max(0.0, link.seconds(upload.nbytes) - (perf_counter() - self._began))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from xverse_runtime.offload.expert_cache import ExpertCache
+from xverse_runtime.offload.patience import Awaited
 from xverse_runtime.offload.policy import Key
 from xverse_runtime.offload.transfer import Upload
 
@@ -70,7 +71,7 @@ class LayerStream:
         """Drop what was begun, after it is over."""
         for group in self._begun:
             if group.upload is not None:
-                group.upload.wait()
+                group.upload.wait(Awaited(group.layer, tuple(group.passing)))
         self._begun.clear()
         self._last = [None, None]
 
@@ -103,7 +104,7 @@ class LayerStream:
         if passing:
             blocks = [cache.host.block((layer, expert)) for expert in passing]
             if not cache.host.is_pinned(layer):
-                blocks = self._fill(blocks, half)
+                blocks = self._fill(blocks, half, layer)
             upload = cache.device.upload(
                 cache.pool, list(zip(blocks, passing.values(), strict=True))
             )
@@ -112,7 +113,7 @@ class LayerStream:
             self.uploaded_bytes += upload.nbytes
         self._begun.append(Group(layer, number, rows, passing, upload))
 
-    def _fill(self, blocks: list[Tensor], half: int) -> list[Tensor]:
+    def _fill(self, blocks: list[Tensor], half: int, layer: int) -> list[Tensor]:
         """The blocks in a host buffer that uploads can read, once its last upload is over."""
         if not self._filling:
             size = self._cache.host.layout.block_bytes
@@ -122,7 +123,7 @@ class LayerStream:
             ]
         last = self._last[half]
         if last is not None:
-            last.wait()
+            last.wait(Awaited(layer))
         for place, block in enumerate(blocks):
             self._filling[half][place].copy_(block)
         return list(self._filling[half][: len(blocks)])

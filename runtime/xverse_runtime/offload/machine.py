@@ -68,6 +68,13 @@ class Machine:
     def has_gpu(self) -> bool:
         return bool(self.gpu)
 
+    @property
+    def contention(self) -> float:
+        """Share of their speed that the CPU's experts lose while one is copied to the GPU, if both
+        get an equal part of a memory that is too slow for both."""
+        left = max(self.host_bandwidth - self.link_to_gpu, self.host_bandwidth / 2)
+        return max(0.0, 1 - left / self.cpu_expert_bandwidth)
+
 
 @dataclass(frozen=True)
 class _Key:

@@ -23,18 +23,21 @@ from xverse_kernels.backend import KernelBackend
 from xverse_kernels.types import RoutedTokens
 from xverse_runtime.moe import ExpertRunner
 from xverse_runtime.offload.coordinator import Coordinator, Decision
-from xverse_runtime.offload.expert_cache import ExpertCache, TableRows
+from xverse_runtime.offload.expert_cache import ExpertCache
 from xverse_runtime.offload.modes import ModeChooser
+from xverse_runtime.offload.patience import Awaited, CpuWatch
 from xverse_runtime.offload.policy import Key
 from xverse_runtime.offload.prompt_pass import PromptPass
 from xverse_runtime.offload.scheduler import Split
+from xverse_runtime.offload.sending_ahead import SendingAhead
 from xverse_runtime.offload.statistics import OffloadStatistics
+from xverse_runtime.offload.table_rows import TableRows
 from xverse_runtime.offload.token_buffers import TokenBuffers
 from xverse_runtime.offload.transfer import Mark, Upload
 
 RUNNERS_UP = 6  # experts that the policy hears of beyond the chosen ones
 MOST_DECODED = 8  # tokens: what has more is a prompt, which other figures are about
-FOLLOWING = 0.1  # of the estimate of the link's idle time, a layer
+FOLLOWING = 0.1  # of the estimates of a layer's time and the link's idle time, a layer
 
 
 @dataclass
@@ -44,7 +47,7 @@ class Unfinished:
     layer: int
     ids: list[list[int]]
     logits: Tensor  # of the router, fp32 [T, E], on the host
-    staged: dict[Key, int]  # experts that crossed, and their rows
+    staged: dict[Key, int]  # experts that crossed or were sent ahead and used, and their rows
 
 
 class ExpertOffload:
@@ -61,6 +64,7 @@ class ExpertOffload:
         most_few: int,
         modes: ModeChooser | None = None,
         on_step: Callable[[], None] = lambda: None,
+        watch: CpuWatch | None = None,
     ) -> None:
         """
         Args:
@@ -72,6 +76,7 @@ class ExpertOffload:
             most_few: passes of more tokens stream the layers through.
             modes: which way to go, step by step; by default always the scheduler's.
             on_step: called after every pass of a few tokens.
+            watch: hears of the CPU's part.
         """
         self.cache = cache
         self.rules = rules
@@ -79,10 +84,12 @@ class ExpertOffload:
         self.most_few = most_few
         self.planned_slots = cache.slots.slots
         self._statistics = OffloadStatistics()
+        self._ahead = SendingAhead(cache, rules, self.modes, self._statistics)
         self._kernels = kernels
         self._host_kernels = host_kernels
         self._top_k = top_k
         self._on_step = on_step
+        self._watch = watch
         self._prompt = PromptPass(cache, rules, kernels, top_k, self._note)
         self._single: TokenBuffers | None = None
         self._several: TokenBuffers | None = None
@@ -93,9 +100,13 @@ class ExpertOffload:
         # to a tensor takes ten times as long.
         self._cpu_table = torch.full((width,), -1, dtype=torch.int32)
         self._cpu_numbers = (ctypes.c_int32 * width).from_address(self._cpu_table.data_ptr())
+        self._crossing = Awaited()  # what the last layer waits for
         self._idle_s = 0.0
+        self._chosen_at = 0.0  # when the host heard of the last layer's choice
+        self._layer_s = 0.0  # from one choice to the next
         self._left_at: float | None = None  # when the host was through with the layer before
         self._step_began: float | None = None
+        self._prefetched: int | None = None  # expert of the layer that hits are computed of
         self._observations: list[tuple[Split, float | None, Upload]] = []
 
     @property
@@ -154,15 +165,29 @@ class ExpertOffload:
         rest = self.misses(layer, routed, buffers, chosen)
         x = self.total(x, buffers)
         self.finish(rest)
+        if layer == self.cache.host.layers - 1:
+            self.settle()
         return x
 
-    def begin(self, routed: RoutedTokens) -> TokenBuffers:
-        """Send what a layer chose to the host. Only computations: can be captured."""
+    @property
+    def wants_guesses(self) -> bool:
+        """Whether guesses at the next layer's choice are of any use."""
+        return self.cache.can_prefetch
+
+    def begin(self, routed: RoutedTokens, guesses: Tensor | None = None) -> TokenBuffers:
+        """Send what a layer chose to the host. Only computations: can be captured.
+
+        Args:
+            routed: what the device chose.
+            guesses: ids [T, S] that the next layer's router gives for what there is by now.
+        """
         buffers, to_host = self._buffers_for(routed), self.cache.device.to_host
         to_host(routed.expert_ids, buffers.on_host.expert_ids)
         to_host(routed.weights.float(), buffers.on_host.weights)
         to_host(routed.normed.float(), buffers.on_host.normed)
         to_host(routed.logits, buffers.on_host.logits)
+        if guesses is not None:
+            to_host(guesses, buffers.guesses)
         return buffers
 
     def _buffers_for(self, routed: RoutedTokens) -> TokenBuffers:
@@ -178,18 +203,28 @@ class ExpertOffload:
 
     def prepare_hits(self, layer: int) -> None:
         """Bring the layer's table up to date."""
-        self.cache.table(layer)
+        if layer == 0:
+            self.rules.prefetch.forget()  # what a pass that was broken off had expected
+        self.cache.poll_ahead(self.rules)
+        self._prefetched = self.rules.prefetch.there(layer)
+        self.cache.table(layer, self._prefetched)
         if self.cache.device.checks:
             self.cache.device.reading(self.cache.resident_rows(layer))
 
     def launch_hits(self, layer: int, routed: RoutedTokens, buffers: TokenBuffers) -> None:
         """Compute the experts that the device has, by a table that is always in the same place.
         Only computations: can be captured."""
-        experts = self.cache.blocks(self.cache.table(layer))
+        experts = self.cache.blocks(self.cache.table(layer, self._prefetched))
         self._kernels.expert_parts(routed, experts, buffers.hits)
 
     def misses(
-        self, layer: int, routed: RoutedTokens, buffers: TokenBuffers, chosen: Mark
+        self,
+        layer: int,
+        routed: RoutedTokens,
+        buffers: TokenBuffers,
+        chosen: Mark,
+        *,
+        guessed: bool = False,
     ) -> Unfinished:
         """Divide the misses, and compute them: afterwards all parts are asked for.
 
@@ -198,31 +233,44 @@ class ExpertOffload:
             routed: what the device chose.
             buffers: from `begin`.
             chosen: behind what `begin` asked for.
+            guessed: whether that had guesses.
         """
         entered = perf_counter()
-        chosen.wait()
+        # What a layer waits for are the copies of the one before.
+        chosen.wait(self._crossing if layer and self._crossing.experts else Awaited(layer))
         waited = perf_counter()
         if layer == 0:
             self._step_began, self._left_at = waited, None
+        else:
+            self._layer_s += FOLLOWING * (waited - self._chosen_at - self._layer_s)
+        self._chosen_at = waited
         if self._left_at is not None:
             self._idle_s += FOLLOWING * (waited - self._left_at - self._idle_s)
         ids: list[list[int]] = buffers.on_host.expert_ids.tolist()
         used = [expert for row in ids for expert in row[: self._top_k]]
-        missing = self.rules.missing(layer, used)
+        missing = self.rules.missing(layer, used)  # as the table has it that hits are computed by
+        self.cache.poll_ahead(self.rules)
         decision = self._decide(missing)
         begun = perf_counter()
         upload, rows = self._late(decision, routed, buffers)
+        self._crossing = Awaited(layer, tuple(rows))
+        if guessed:
+            guesses: list[int] = buffers.guesses[0, : self._top_k].tolist()
+            link = self.rules.scheduler.cost("link")
+            busy_s = 0.0 if upload is None else link.seconds(upload.nbytes)
+            self._ahead.expect(layer + 1, guesses, self._layer_s, busy_s)
         cpu_s = self._compute(layer, decision.split, buffers)
         if upload is not None:
             self._observations.append((decision.split, cpu_s, upload))
         elif cpu_s is not None:
             self.rules.scheduler.observe(decision.split, cpu_s=cpu_s)
         if len(ids) <= MOST_DECODED:
-            self._count(layer, len(ids), used, missing, decision)
+            self._statistics.count(layer, len(ids), used, missing, decision)
         self._statistics.choice_s += waited - entered
         self._statistics.cpu_s += cpu_s or 0.0
         self._statistics.coordination_s += begun - waited
         staged = {key: rows[key[1]] for key in decision.split.now}
+        staged.update(self._ahead.used(layer, used, decision))
         # A copy: the next layer's may be on their way before this one is finished with.
         return Unfinished(layer, ids, buffers.on_host.logits.clone(), staged)
 
@@ -236,6 +284,9 @@ class ExpertOffload:
         self._note(rest.layer, rest.ids, rest.logits.softmax(-1))
         for key, row in rest.staged.items():
             self.cache.keep(key, row, self.rules)
+        self.rules.leave(rest.layer, {expert for row in rest.ids for expert in row[: self._top_k]})
+        self.cache.poll_ahead(self.rules)
+        self._ahead.send(self._layer_s)
         come = self.cache.poll(self.rules)
         if come is not None:
             self._statistics.background_bytes += come.nbytes
@@ -251,6 +302,11 @@ class ExpertOffload:
         self._left_at = perf_counter()
         self._statistics.coordination_s += self._left_at - started
 
+    def settle(self) -> None:
+        """The last layer's copies have come, if there were any; or an error names them."""
+        if self._crossing.experts:
+            self.cache.device.mark().wait(self._crossing)
+
     def _decide(self, missing: Sequence[Key]) -> Decision:
         mode = self.modes.mode
         busy_s = self.cache.busy_s(self.rules.scheduler.cost("link")) if missing else 0.0
@@ -259,7 +315,7 @@ class ExpertOffload:
             link_busy_s=busy_s,
             idle_s=self._idle_s,
             coming_s=float("inf") if self.cache.is_filling else busy_s,
-            only=None if mode == "scheduled" else mode,
+            only=mode if mode in ("cpu", "link") else None,
         )
 
     def _late(
@@ -272,9 +328,8 @@ class ExpertOffload:
             return None, {}
         buffers.cross(something=True)
         rows: dict[int, int] = {}
-        if decision.awaited:
-            cache.await_upload()
-            rows.update((key[1], cache.slots.slot_of(key)) for key in decision.awaited)
+        for key in decision.awaited:
+            rows[key[1]] = cache.awaited_row(key, self.rules)
         upload = None
         if now:
             staged = [(key, cache.staging_row(0, place)) for place, key in enumerate(now)]
@@ -298,33 +353,17 @@ class ExpertOffload:
         for _, expert in split.cpu:
             numbers[expert] = expert
         blocks = self.cache.host.some(layer, self._cpu_table)
+        if self._watch is not None:
+            self._watch.begin(layer, [expert for _, expert in split.cpu])
         try:
             self._host_kernels.expert_parts(buffers.on_host, blocks, buffers.computed)
         finally:
+            if self._watch is not None:
+                self._watch.end()
             for _, expert in split.cpu:
                 numbers[expert] = -1
         self.cache.device.to_device(buffers.computed, buffers.from_host)
         return perf_counter() - begun
-
-    def _count(
-        self,
-        layer: int,
-        tokens: int,
-        used: Sequence[int],
-        missing: Sequence[Key],
-        decision: Decision,
-    ) -> None:
-        """Uses by where they were computed; several tokens may use an expert."""
-        statistics = self._statistics
-        on_cpu = {expert for _, expert in decision.split.cpu}
-        absent = {expert for _, expert in missing}
-        misses = sum(expert in absent for expert in used)
-        by_cpu = sum(expert in on_cpu for expert in used)
-        statistics.hits += len(used) - misses
-        statistics.on_cpu += by_cpu
-        statistics.over_link += misses - by_cpu
-        statistics.layers += 1
-        statistics.tokens += tokens if layer == 0 else 0
 
     def _note(self, layer: int, ids: Sequence[Sequence[int]], probabilities: Tensor) -> None:
         """Tell the policy what tokens of a layer used, and nearly used."""

@@ -1,8 +1,9 @@
 """A decoded token where the host has a part in every layer: what lies between is asked for at once.
 
-The parts of a step: of each layer attention and router (with the sum of the layer before), then
-the experts that the device has; at the end the head and the choice of tokens. While the device
-computes the first part of the next layer, the host does what nothing waits for.
+The parts of a step: of each layer attention and router (with the sum of the layer before), and what
+the next layer's router says to the same state, as a guess; then the experts that the device has; at
+the end the head and the choice of tokens. While the device computes the first part of the next
+layer, the host does what nothing waits for.
 """
 
 from __future__ import annotations
@@ -62,14 +63,20 @@ class PiecewiseStep:
         buffers: TokenBuffers | None = None
         unfinished: Unfinished | None = None
         pieces.begin()
+        guesses_at = decoder.layers if offload.wants_guesses and len(ids) == 1 else ()
         for number, layer in enumerate(decoder.layers):
+            following = guesses_at[number + 1] if number + 1 < len(guesses_at) else None
 
             def until_experts(
-                x: Tensor = x, buffers: TokenBuffers | None = buffers, layer: DecoderLayer = layer
+                x: Tensor = x,
+                buffers: TokenBuffers | None = buffers,
+                layer: DecoderLayer = layer,
+                following: DecoderLayer | None = following,
             ) -> tuple[Tensor, RoutedTokens, TokenBuffers]:
                 x = offload.total(x, buffers)
                 x, routed = layer.until_experts(x, attend)
-                return x, routed, offload.begin(routed)
+                guesses = None if following is None else following.route(x).expert_ids
+                return x, routed, offload.begin(routed, guesses)
 
             x, routed, buffers = pieces.run(until_experts)
             chosen = offload.cache.device.mark()
@@ -83,9 +90,12 @@ class PiecewiseStep:
                 offload.launch_hits(number, routed, buffers)
 
             pieces.run(hits)
-            unfinished = offload.misses(number, routed, buffers, chosen)
+            unfinished = offload.misses(
+                number, routed, buffers, chosen, guessed=following is not None
+            )
         last = x
         pieces.run(lambda: choose(decoder.head(offload.total(last, buffers))))
         pieces.end()
         if unfinished is not None:
             offload.finish(unfinished)
+        offload.settle()

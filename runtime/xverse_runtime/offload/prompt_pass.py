@@ -10,8 +10,10 @@ from torch import Tensor
 from xverse_kernels.backend import KernelBackend
 from xverse_kernels.types import RoutedTokens
 from xverse_runtime.offload.coordinator import Coordinator
-from xverse_runtime.offload.expert_cache import ExpertCache, TableRows
+from xverse_runtime.offload.expert_cache import ExpertCache
 from xverse_runtime.offload.layer_stream import LayerStream
+from xverse_runtime.offload.patience import Awaited
+from xverse_runtime.offload.table_rows import TableRows
 
 LAST_TOKENS = 16  # of a prompt: what they chose is likely to be chosen next
 
@@ -91,7 +93,7 @@ class PromptPass:
         count = len(chosen[0])
         for source, target in zip(chosen, self._last, strict=True):
             device.to_host(source.contiguous(), target[:count])
-        device.mark().wait()
+        device.mark().wait(Awaited(layer))
         used: list[list[int]] = self._last[0][:count].tolist()
         self._note(layer, used, self._last[1][:count].float().softmax(-1))
         latest_first = (expert for row in reversed(used) for expert in row[: self._top_k])

@@ -25,6 +25,12 @@ MOST_LOST = 20  # by a trial, in times of the usual way; more is taken for an ac
 TRIAL_LAYERS = 64  # at least so many layers between two such trials
 MOST_APART = 8  # numbers of misses that are told apart for it
 MOST_CREDIT = 2.0  # background copies that can be saved up
+# Share of guesses that must be right to be worth copies: so much in any case, and more for what the
+# CPU loses to them (docs/offload.md).
+LEAST_RIGHT, OF_LOSS, MOST_RIGHT = 0.2, 0.75, 0.95
+FIRST_RIGHT = 0.5  # taken for granted before any guess was judged
+LONGEST = 1.5  # layers that a copy ahead may take
+GUESS_WEIGHT = 1 / 128  # of one guess in the share
 
 
 @dataclass(frozen=True)
@@ -50,13 +56,17 @@ class Split:
 class MissScheduler:
     """Ask `split` for each layer with misses, tell `observe` what it took."""
 
-    def __init__(self, expert_bytes: int, cpu: LinearCost, link: LinearCost) -> None:
+    def __init__(
+        self, expert_bytes: int, cpu: LinearCost, link: LinearCost, *, contention: float = 0.0
+    ) -> None:
         """
         Args:
             expert_bytes: of one routed expert.
             cpu: expected cost of computing experts on the CPU, by their bytes.
             link: expected cost of getting experts to the GPU and computing them there.
+            contention: share of its speed that the CPU loses while an expert is copied.
         """
+        self._contention = contention
         self._expert_bytes = expert_bytes
         self._costs = {
             ("cpu", False): cpu,
@@ -71,6 +81,9 @@ class MissScheduler:
         # Several numbers have to be seen, or fixed and variable costs are not told apart.
         self._used: dict[tuple[Way, int], tuple[int, float]] = {}
         self._credit = 0.0
+        self._right = FIRST_RIGHT
+        self._on_cpu = 0.0  # experts of a layer, on average
+        self._now_on_cpu = 0  # of this layer
 
     def cost(self, side: Literal["cpu", "link"], *, shared: bool = False) -> LinearCost:
         """The running estimate of a side, alone or while the other works too."""
@@ -119,6 +132,7 @@ class MissScheduler:
         layer_s = self.seconds(count - crossing, crossing, link_busy_s)
         background = self._background(count - crossing, crossing, layer_s + idle_s, link_busy_s)
         on_cpu = tuple(misses[crossing:])
+        self._now_on_cpu = len(on_cpu)
         usual_s = None if tried is None else chosen_s
         return Split(on_cpu, tuple(misses[:crossing]), on_cpu[:background], usual_s)
 
@@ -152,6 +166,24 @@ class MissScheduler:
     def observe_background(self, seconds: float) -> None:
         """One expert crossed in the background while nothing else did."""
         self._costs["link", False].observe(self._expert_bytes, seconds)
+
+    def prefetches(self, layer_s: float) -> bool:
+        """Whether an expert that the next layer is expected to choose is worth a copy now.
+
+        Args:
+            layer_s: from one layer's choice to the next. A copy that takes much longer is in the
+                way of what later layers need.
+        """
+        # A right guess saves the CPU an expert; a copy slows it while it computes its experts.
+        lost = OF_LOSS * self._contention * self._on_cpu
+        least = min(MOST_RIGHT, LEAST_RIGHT + lost)
+        return self._right >= least and self.seconds(0, 1) <= LONGEST * layer_s
+
+    def observe_guess(self, right: bool) -> None:
+        """An expert was expected, sent ahead or not; and then its layer chose it, or not."""
+        self._right += GUESS_WEIGHT * (right - self._right)
+        self._on_cpu += GUESS_WEIGHT * (self._now_on_cpu - self._on_cpu)
+        self._now_on_cpu = 0
 
     def _choose(self, count: int, link_busy_s: float) -> int:
         """How many cross now: the best, unless the last choice is nearly as good."""

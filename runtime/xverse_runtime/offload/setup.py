@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,8 +21,9 @@ from xverse_runtime.offload.expert_cache import ExpertCache
 from xverse_runtime.offload.expert_slots import ExpertSlots
 from xverse_runtime.offload.host_experts import HostExperts
 from xverse_runtime.offload.machine import Machine
-from xverse_runtime.offload.modes import MODES, ModeChooser
+from xverse_runtime.offload.modes import MODES, MODES_WITH_PREFETCH, Mode, ModeChooser
 from xverse_runtime.offload.offloaded_experts import ExpertOffload
+from xverse_runtime.offload.patience import PATIENCE_S, CpuWatch
 from xverse_runtime.offload.policy import Key, ScoreWindow
 from xverse_runtime.offload.scheduler import MissScheduler
 from xverse_runtime.offload.transfer import OffloadDevice
@@ -73,7 +74,7 @@ def build_offload(
         in_place: pin the blocks where they lie: they are the program's own memory.
         progress: told the bytes of experts that are in their places.
         on_adjustment: told ``offload.fewer_slots``, ``offload.less_pinned`` and, later,
-            ``offload.slow_disk``.
+            ``offload.slow_disk`` and, from another thread, ``offload.stuck_cpu``.
 
     Raises:
         torch.OutOfMemoryError: not even a pool without slots fits.
@@ -101,11 +102,16 @@ def build_offload(
     if host.pinned_layers < min(wished, config.num_layers):
         facts = {"pinned": host.pinned_layers, "layers": config.num_layers}
         on_adjustment("offload.less_pinned", facts)
+
+    def told_stuck(layer: int, experts: Sequence[int]) -> None:
+        facts = {"layer": layer, "experts": ", ".join(map(str, experts))}
+        on_adjustment("offload.stuck_cpu", {**facts, "seconds": round(PATIENCE_S)})
+
     cpu = LinearCost(machine.copy_latency, machine.cpu_expert_bandwidth)
     link = LinearCost(machine.copy_latency, machine.link_to_gpu)
     rules = Coordinator(
         cache.slots,
-        MissScheduler(block, cpu, link),
+        MissScheduler(block, cpu, link, contention=machine.contention),
         is_pinned=lambda key: host.is_pinned(key[0]),
         most_now=cache.staged,
     )
@@ -116,7 +122,8 @@ def build_offload(
         host_kernels(threads),
         top_k=config.top_k,
         most_few=most_few(placement, machine),
-        modes=ModeChooser(MODES if host.pinned_layers else ("scheduled",)),
+        modes=ModeChooser(_modes(cache)),
+        watch=CpuWatch(told_stuck),
         on_step=DiskWatch(lambda: on_adjustment("offload.slow_disk", {})).step,
     )
 
@@ -191,6 +198,13 @@ def _cache(
         if slots < wished:
             on_adjustment("offload.fewer_slots", {"slots": slots, "wished": wished})
         return cache
+
+
+def _modes(cache: ExpertCache) -> tuple[Mode, ...]:
+    """The ways that there are to choose from."""
+    if not cache.host.pinned_layers:
+        return ("scheduled",)
+    return MODES_WITH_PREFETCH if cache.can_prefetch else MODES
 
 
 def _round_robin(config: ModelConfig) -> Iterator[Key]:

@@ -16,57 +16,18 @@ from xverse_runtime.offload.costs import LinearCost
 from xverse_runtime.offload.expert_slots import ExpertSlots
 from xverse_runtime.offload.machine import Machine
 from xverse_runtime.offload.policy import ExpertPolicy, Key
+from xverse_runtime.offload.prefetch import is_worth_guessing
 from xverse_runtime.offload.scheduler import MissScheduler, Split, Way
 from xverse_runtime.offload.simulator_clock import Process, Signal, all_of
 from xverse_runtime.offload.simulator_hardware import Copy, Hardware, Span
 from xverse_runtime.offload.simulator_host import HostExperts
 from xverse_runtime.offload.simulator_report import Counts, Report
+from xverse_runtime.offload.simulator_workload import Workload
+from xverse_runtime.offload.synthetic_guesses import SyntheticGuesses
 from xverse_runtime.offload.trace import RoutedToken
-from xverse_runtime.prediction import Placement
 
 FOLLOWING = 0.9  # of the estimate of idle time, kept with each layer
-
-
-@dataclass(frozen=True)
-class Workload:
-    """What a decoded token reads. Bytes.
-
-    Args:
-        layers, experts, top_k: of the model.
-        block: one routed expert.
-        before: of a layer, ahead of its experts: attention, its part of the cache, router.
-        always: of a layer: experts that every token goes to.
-        head: of a token.
-        embedding_on_host: whether a row of it has to be copied first.
-    """
-
-    layers: int
-    experts: int
-    top_k: int
-    block: int
-    before: float
-    always: int
-    head: int
-    embedding_on_host: bool = False
-
-    @classmethod
-    def of(cls, placement: Placement) -> Workload:
-        """Of a plan, with a full context, where it is slowest."""
-        sizes, config = placement.sizes, placement.sizes.config
-        return cls(
-            layers=config.num_layers,
-            experts=config.num_experts,
-            top_k=config.top_k,
-            block=sizes.block,
-            before=sizes.attention + sizes.router + placement.kv_bytes / config.num_layers,
-            always=sizes.always,
-            head=sizes.head,
-            embedding_on_host=placement.embedding_device == "cpu",
-        )
-
-    @property
-    def keys(self) -> list[Key]:
-        return [(layer, expert) for layer in range(self.layers) for expert in range(self.experts)]
+GUESS_S = 6e-6  # of the GPU, a layer: one more router, and its copy to the host
 
 
 @dataclass(frozen=True)
@@ -78,12 +39,18 @@ class Options:
         floor: experts that every layer keeps.
         journal: whether to note every piece of work.
         keeps_crossed: whether an expert that crossed while its layer waited may get a slot.
+        guessed: prefetch with so many of the guesses at the next layer's experts right; not at all
+            without it.
+        at_once: copies that nothing waits for begin whenever the link is idle; without it, as in
+            the runtime, those of the background only when a layer is over.
     """
 
     way: Way = "both"
     floor: int = 0
     journal: bool = False
     keeps_crossed: bool = True
+    guessed: float | None = None
+    at_once: bool = True
 
 
 class Simulation:
@@ -115,10 +82,17 @@ class Simulation:
             work.block,
             LinearCost(2 * machine.copy_latency, machine.cpu_expert_bandwidth),
             LinearCost(2 * machine.copy_latency, machine.link_to_gpu),
+            contention=machine.contention,
         )
         self._host = host or HostExperts(work.keys, len(work.keys), 0)
         book = ExpertSlots(work.layers, work.experts, slots, policy, floor=options.floor)
+        self._may_upload = self._at_once = options.at_once
         self._way, self._keeps_crossed = options.way, options.keeps_crossed
+        self._guesses = (
+            None
+            if options.guessed is None or not is_worth_guessing(slots, len(work.keys))
+            else SyntheticGuesses(work.experts, work.top_k, options.guessed)
+        )
         self.rules = Coordinator(book, self.scheduler, is_pinned=self._host.is_pinned)
         self._work = work
         self._everything_fits = slots >= work.layers * work.experts
@@ -126,6 +100,8 @@ class Simulation:
             book.fill(work.keys)
         self._counts = Counts()
         self._idle_s = 0.0
+        self._chosen_at = 0.0  # when the host heard of the last layer's choice
+        self._layer_s = 0.0  # from one choice to the next
         self._misses_over = 0.0  # when the last layer had all its experts
         self._cpu_works = 0
         self._coming: Signal | None = None  # of the background copy under way
@@ -153,6 +129,7 @@ class Simulation:
                 yield self.hardware.clock.delay(machine.copy_latency)
             for layer in range(work.layers):
                 seconds = machine.launch_per_layer + work.before / machine.vram_bandwidth
+                seconds += 0.0 if self._guesses is None else GUESS_S
                 yield self.hardware.gpu.run(seconds, f"attention {layer}", waited_for)
                 missing = self.rules.missing(layer, token.experts[layer][: work.top_k])
                 # The GPU has the table of slots: it begins while the host learns of the choice.
@@ -167,6 +144,7 @@ class Simulation:
                 misses = _Misses()
                 host = self.hardware.clock.start(self._misses(layer, missing, token, misses))
                 yield all_of([on_gpu, host])
+                self._leave(layer, token.experts[layer][: work.top_k])
                 waited_for = misses.waited_for
             seconds = work.head / machine.vram_bandwidth + machine.launch_per_token
             yield self.hardware.gpu.run(seconds, "head", waited_for)
@@ -177,6 +155,10 @@ class Simulation:
     ) -> Process:
         """What the host does about a layer, from the copy of the choice to its word to go on."""
         yield self.hardware.back.run(self.hardware.machine.copy_latency, f"choice {layer}")
+        if layer:
+            layer_s = self.hardware.clock.now - self._chosen_at
+            self._layer_s += (1 - FOLLOWING) * (layer_s - self._layer_s)
+        self._chosen_at = self.hardware.clock.now
         idle_s = self.hardware.clock.now - self._misses_over
         self._idle_s += (1 - FOLLOWING) * (idle_s - self._idle_s)
         decision = self.rules.decide(
@@ -188,6 +170,9 @@ class Simulation:
         probabilities = token.probabilities[layer] if token.probabilities else None
         self.rules.slots.enter_layer()
         self.rules.note(layer, token.experts[layer], probabilities, self._work.top_k)
+        if self._guesses is not None and layer + 1 < self._work.layers:
+            following = token.experts[layer + 1][: self._work.top_k]
+            self.rules.expect(layer + 1, self._guesses.of(following))
         link = self.hardware.clock.start(self._over_link(layer, decision, misses))
         cpu = self.hardware.clock.start(self._on_cpu(layer, decision.split, misses))
         self.hardware.link.wake()  # for copies in the background
@@ -197,6 +182,9 @@ class Simulation:
         self._counts.on_cpu += len(decision.split.cpu)
         self._counts.on_link += len(decision.split.now)
         self._counts.awaited += len(decision.awaited)
+        guessed = self.rules.prefetch.guessed(layer)
+        if guessed is not None and self._used(guessed, token, decision):
+            self._counts.useful += 1
 
     def _on_cpu(self, layer: int, split: Split, misses: _Misses) -> Process:
         """Compute experts; their results, or the word that there are none, then go to the GPU."""
@@ -223,10 +211,7 @@ class Simulation:
     def _over_link(self, layer: int, decision: Decision, misses: _Misses) -> Process:
         """Critical copies, each computed on the GPU when it has come."""
         link, now = self.hardware.link, decision.split.now
-        awaited = [
-            self._coming if self._coming and self.rules.slots.is_coming(key) else all_of([])
-            for key in decision.awaited
-        ]
+        awaited = [self._arrival(key) for key in decision.awaited]
         computed = [self.hardware.clock.start(self._compute(layer, one)) for one in awaited]
         copies = [
             self._copy(key, f"{key[1]} for layer {layer}", 0.0 if place else 1.0)
@@ -245,8 +230,29 @@ class Simulation:
             misses.link_s = self.hardware.clock.now - begun
         yield all_of(computed)
 
+    def _arrival(self, key: Key) -> Signal:
+        """Of an expert that is awaited."""
+        is_coming = self.rules.slots.is_coming(key) or self.rules.prefetch.coming == key
+        return self._coming if self._coming and is_coming else all_of([])
+
     def _keep(self, key: Key) -> None:
         self.rules.keep(key)
+
+    def _used(self, key: Key, token: RoutedToken, decision: Decision) -> bool:
+        """Whether the GPU computed an expert from where it was sent ahead of its layer."""
+        is_chosen = key[1] in token.experts[key[0]][: self._work.top_k]
+        prefetch = self.rules.prefetch
+        return is_chosen and key not in decision.split.cpu and prefetch.is_there(key)
+
+    def _leave(self, layer: int, chosen: Sequence[int]) -> None:
+        """What was sent ahead and is of use may get a slot."""
+        prefetched = self.rules.prefetch.there(layer)
+        if prefetched is not None and prefetched in chosen and self._keeps_crossed:
+            self._keep((layer, prefetched))
+        self.rules.leave(layer, chosen)
+        self._may_upload = True
+        self.hardware.link.wake()
+        self._may_upload = self._at_once
 
     def _compute(self, layer: int, arrived: Signal) -> Process:
         yield arrived
@@ -259,7 +265,13 @@ class Simulation:
 
     def _next_upload(self) -> Copy | None:
         """For the link when it has nothing critical to do."""
-        begun = self.rules.begin_upload()
+        ahead = self.rules.begin_prefetch(self._layer_s)
+        if ahead is not None:
+            copy = self._copy(ahead, f"{ahead[1]} ahead of layer {ahead[0]}", 1.0)
+            self._coming = copy.arrived
+            copy.arrived.then(self._prefetched)
+            return copy
+        begun = self.rules.begin_upload() if self._may_upload else None
         if begun is None:
             return None
         key, _ = begun
@@ -267,6 +279,11 @@ class Simulation:
         self._coming = copy.arrived
         self.hardware.clock.start(self._uploaded(key, copy.arrived))
         return copy
+
+    def _prefetched(self) -> None:
+        self._coming = None
+        self.rules.prefetch.arrived()
+        self._counts.prefetched += 1
 
     def _uploaded(self, key: Key, arrived: Signal) -> Process:
         begun, works = self.hardware.clock.now, self._cpu_works

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from xverse_runtime.config import ModelConfig
 from xverse_runtime.errors import UsageError
@@ -20,11 +21,13 @@ from xverse_runtime.offload.policy import (
 )
 from xverse_runtime.offload.replay import chosen_keys
 from xverse_runtime.offload.scheduler import Way
-from xverse_runtime.offload.simulator import Options, Simulation, Workload
+from xverse_runtime.offload.simulator import Options, Simulation
 from xverse_runtime.offload.simulator_hardware import Hardware
 from xverse_runtime.offload.simulator_host import HostExperts
 from xverse_runtime.offload.simulator_prefill import PromptSimulation, PromptWork
 from xverse_runtime.offload.simulator_report import PromptReport, Report
+from xverse_runtime.offload.simulator_workload import Workload
+from xverse_runtime.offload.synthetic_guesses import CAREFUL
 from xverse_runtime.offload.synthetic_routing import RoutingModel, SyntheticRouting
 from xverse_runtime.offload.trace import RoutedToken, TraceHeader
 from xverse_runtime.prediction import Placement
@@ -33,9 +36,14 @@ WARM_UP = 256  # tokens before it counts
 RUNNERS_UP = 6  # told of each layer in a made-up trace
 FLOOR = 2  # experts that every layer keeps
 
-# The runtime's way and policy first; then its policy with the simpler ways, then other policies.
-CASES: tuple[tuple[str, Way], ...] = (
+# Of the ways, "ahead" is "both" with prefetch.
+CaseWay = Way | Literal["ahead"]
+
+# The runtime's policy and way, without prefetch and with it (how well a model's next layer can be
+# guessed is not known beforehand); then its policy with the simpler ways, then other policies.
+CASES: tuple[tuple[str, CaseWay], ...] = (
     ("score window", "both"),
+    ("score window", "ahead"),
     ("score window", "cpu"),
     ("score window", "link"),
     ("lru", "both"),
@@ -50,7 +58,7 @@ class Outcome:
     """What one policy and way came to."""
 
     policy: str
-    way: Way
+    way: CaseWay
     report: Report
 
 
@@ -80,7 +88,7 @@ class Comparison:
         self._last: Simulation | None = None
 
     @property
-    def cases(self) -> tuple[tuple[str, Way], ...]:
+    def cases(self) -> tuple[tuple[str, CaseWay], ...]:
         """Policies and ways that differ: one, where all experts are resident."""
         return (("all resident", "both"),) if self.placement.experts_resident else CASES
 
@@ -89,7 +97,7 @@ class Comparison:
         for policy, way in self.cases:
             yield Outcome(policy, way, self.run(policy, way))
 
-    def run(self, policy: str, way: Way, *, journal: bool = False) -> Report:
+    def run(self, policy: str, way: CaseWay, *, journal: bool = False) -> Report:
         """One of them."""
         floor = min(FLOOR, self.placement.expert_slots // self._work.layers)
         simulation = Simulation(
@@ -97,7 +105,12 @@ class Comparison:
             self._machine,
             self.placement.expert_slots,
             self._policy(policy),
-            Options(way, floor, journal),
+            Options(
+                "both" if way == "ahead" else way,
+                floor,
+                journal,
+                guessed=CAREFUL if way == "ahead" else None,
+            ),
             HostExperts.of(self.placement),
         )
         simulation.run(self._tokens[: self._warm_up])

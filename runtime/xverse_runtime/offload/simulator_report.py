@@ -17,8 +17,8 @@ class Counts:
     on_link: int = 0  # crossed while the layer waited
     awaited: int = 0  # were on their way already
     background: int = 0  # copies, for later tokens
-    prefetched: int = 0  # of them one layer ahead
-    useful: int = 0  # of those: were chosen
+    prefetched: int = 0  # copies one layer ahead
+    useful: int = 0  # of those: computed on the GPU then
     cpu_bytes: float = 0.0
     to_gpu_bytes: float = 0.0
     disk_bytes: float = 0.0

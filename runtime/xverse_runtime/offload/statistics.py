@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+
+from xverse_runtime.offload.coordinator import Decision
+from xverse_runtime.offload.policy import Key
 
 
 @dataclass
@@ -16,6 +20,8 @@ class OffloadStatistics:
         over_link: uploaded while the layer waited.
         critical_bytes: of those uploads.
         background_bytes: uploaded for later tokens.
+        prefetched: uploaded for the next layer before it had chosen.
+        prefetched_used: of those, chosen then and computed by the device.
         prompt_bytes: uploaded while prompts streamed through.
         choice_s: the host waited for the device to choose experts.
         cpu_s: the CPU computed experts.
@@ -29,6 +35,8 @@ class OffloadStatistics:
     over_link: int = 0
     critical_bytes: int = 0
     background_bytes: int = 0
+    prefetched: int = 0
+    prefetched_used: int = 0
     prompt_bytes: int = 0
     choice_s: float = 0.0
     cpu_s: float = 0.0
@@ -43,6 +51,25 @@ class OffloadStatistics:
     def hit_rate(self) -> float | None:
         """``None`` before the first use."""
         return self.hits / self.uses if self.uses else None
+
+    def count(
+        self,
+        layer: int,
+        tokens: int,
+        used: Sequence[int],
+        missing: Sequence[Key],
+        decision: Decision,
+    ) -> None:
+        """A layer's uses by where they were computed; several tokens may use an expert."""
+        on_cpu = {expert for _, expert in decision.split.cpu}
+        absent = {expert for _, expert in missing}
+        misses = sum(expert in absent for expert in used)
+        by_cpu = sum(expert in on_cpu for expert in used)
+        self.hits += len(used) - misses
+        self.on_cpu += by_cpu
+        self.over_link += misses - by_cpu
+        self.layers += 1
+        self.tokens += tokens if layer == 0 else 0
 
     def since(self, before: OffloadStatistics) -> OffloadStatistics:
         """What came after an earlier copy."""

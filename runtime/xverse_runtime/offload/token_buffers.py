@@ -18,6 +18,7 @@ class TokenBuffers:
 
     Args:
         on_host: what the router chose, as the host has it once it has waited; in fp32.
+        guesses: where the next layer's router would send the tokens by now, in the same way.
         computed: fp32 [T, S, H] by the CPU.
         hits: the same on the device, of the experts that it has.
         late: of those that crossed the link for this layer.
@@ -27,6 +28,7 @@ class TokenBuffers:
     """
 
     on_host: RoutedTokens
+    guesses: Tensor
     computed: Tensor
     hits: Tensor
     late: Tensor
@@ -53,6 +55,7 @@ class TokenBuffers:
                 expert_ids=on_host(routed.expert_ids, routed.expert_ids.dtype),
                 logits=on_host(routed.logits),
             ),
+            guesses=on_host(routed.expert_ids, routed.expert_ids.dtype),
             computed=device.host_buffer(tokens, slots, hidden, dtype=torch.float32),
             hits=parts(),
             late=late,
@@ -65,6 +68,7 @@ class TokenBuffers:
         """The same memory, for fewer tokens."""
         return TokenBuffers(
             RoutedTokens(*(one[:tokens] for one in self.on_host)),
+            self.guesses[:tokens],
             self.computed[:tokens],
             self.hits[:tokens],
             self.late[:tokens],

@@ -5,7 +5,8 @@ Everything that is asked for happens later, in the order of its queue, while the
 rules keep the bytes right, and they are kept here rather than by whoever asks:
 
 - An upload begins after all computations that were asked for before it: none of them can still be
-  reading the slot that it overwrites.
+  reading the slot that it overwrites. One `at_once` does not wait: the host has seen a mark behind
+  everything that reads or writes the rows it goes to.
 - A computation reads an uploaded slot only after `OffloadDevice.compute_after`, or when the host
   has seen the upload done.
 - The host reads what `to_host` brought only after a mark that was set behind it.
@@ -24,7 +25,9 @@ from torch import Tensor
 
 from xverse_runtime.device import free_gpu_bytes
 from xverse_runtime.link import pin_pages, unpin_pages
+from xverse_runtime.offload.patience import Awaited, Patience, await_computations, await_upload
 
+NOTHING_NAMED = Awaited()
 BlockCopy = tuple[Tensor, int]  # a block of the host, and the row of the pool that it goes to
 
 
@@ -40,15 +43,27 @@ class Upload(Protocol):
     def seconds(self) -> float | None:
         """How long the link was at it, once done; ``None`` where that is not known."""
 
-    def wait(self) -> None:
-        """Let the host wait until it is done."""
+    def wait(self, awaited: Awaited = NOTHING_NAMED) -> None:
+        """Let the host wait until it is done.
+
+        Raises:
+            DeviceError: ``offload.stuck_upload``: half a minute was not enough.
+        """
 
 
 class Mark(Protocol):
     """A point in the queue of computations."""
 
-    def wait(self) -> None:
-        """Let the host wait until everything before it has been computed."""
+    def wait(self, awaited: Awaited = NOTHING_NAMED) -> None:
+        """Let the host wait until everything before it has been computed.
+
+        Args:
+            awaited: what an error is to name.
+
+        Raises:
+            DeviceError: ``offload.stuck_computations`` or ``offload.stuck_upload``: half a minute
+                was not enough.
+        """
 
 
 class OffloadDevice(Protocol):
@@ -100,8 +115,9 @@ class OffloadDevice(Protocol):
     def writing(self, rows: Iterable[int]) -> None:
         """What is computed next writes these rows."""
 
-    def upload(self, pool: Tensor, copies: Sequence[BlockCopy]) -> Upload:
-        """Copy blocks into rows of the pool, after all computations so far."""
+    def upload(self, pool: Tensor, copies: Sequence[BlockCopy], *, at_once: bool = False) -> Upload:
+        """Copy blocks into rows of the pool, after all computations so far; ``at_once``: only after
+        the uploads so far."""
 
     def compute_after(self, upload: Upload) -> None:
         """Computations that are asked for from now on wait for an upload."""
@@ -116,8 +132,10 @@ class CudaQueues:
 
     checks = False
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, patience: Patience | None = None) -> None:
         self._device = device
+        self._patience = patience or Patience()
+        self._newest: _CudaUpload | None = None
         self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._pinned: list[Tensor] = []  # kept as long as they are registered
         self._close = weakref.finalize(self, _unregister, self._pinned, device)
@@ -156,7 +174,7 @@ class CudaQueues:
     def mark(self) -> Mark:
         event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record()
-        return _CudaMark(event)
+        return _CudaMark(event, self._patience, self._newest)
 
     def reading(self, rows: Iterable[int]) -> None:
         pass
@@ -164,16 +182,19 @@ class CudaQueues:
     def writing(self, rows: Iterable[int]) -> None:
         pass
 
-    def upload(self, pool: Tensor, copies: Sequence[BlockCopy]) -> Upload:
+    def upload(self, pool: Tensor, copies: Sequence[BlockCopy], *, at_once: bool = False) -> Upload:
         begun: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         done: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        self._copies.wait_stream(torch.cuda.current_stream(self._device))
+        if not at_once:
+            self._copies.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._copies):
             begun.record()
             for block, row in copies:
                 pool[row].copy_(block, non_blocking=True)
             done.record()
-        return _CudaUpload(begun, done, sum(block.nbytes for block, _ in copies))
+        nbytes = sum(block.nbytes for block, _ in copies)
+        self._newest = _CudaUpload(begun, done, nbytes, self._patience)
+        return self._newest
 
     def compute_after(self, upload: Upload) -> None:
         assert isinstance(upload, _CudaUpload)
@@ -189,16 +210,22 @@ def _unregister(pinned: list[Tensor], device: torch.device) -> None:
 
 
 class _CudaMark:
-    def __init__(self, event: Any) -> None:
+    def __init__(self, event: Any, patience: Patience, newest: _CudaUpload | None) -> None:
         self._event = event
+        self._patience = patience
+        self._newest = newest  # the last upload that could be waited for before it
 
-    def wait(self) -> None:
-        self._event.synchronize()
+    def wait(self, awaited: Awaited = NOTHING_NAMED) -> None:
+        newest = self._newest
+        await_computations(
+            self._patience, self._event.query, lambda: newest is None or newest.is_done(), awaited
+        )
 
 
 class _CudaUpload:
-    def __init__(self, begun: Any, done: Any, nbytes: int) -> None:
+    def __init__(self, begun: Any, done: Any, nbytes: int, patience: Patience) -> None:
         self._begun = begun
+        self._patience = patience
         self.done = done
         self.nbytes = nbytes
 
@@ -208,5 +235,5 @@ class _CudaUpload:
     def seconds(self) -> float | None:
         return float(self._begun.elapsed_time(self.done)) / 1000
 
-    def wait(self) -> None:
-        self.done.synchronize()
+    def wait(self, awaited: Awaited = NOTHING_NAMED) -> None:
+        await_upload(self._patience, self.is_done, awaited)

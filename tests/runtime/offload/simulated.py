@@ -11,7 +11,8 @@ from xverse_runtime.offload.machine import Machine
 from xverse_runtime.offload.machines import find_machine
 from xverse_runtime.offload.policy import ExpertPolicy, LeastRecentlyUsed
 from xverse_runtime.offload.scheduler import Way
-from xverse_runtime.offload.simulator import Options, Simulation, Workload
+from xverse_runtime.offload.simulator import Options, Simulation
+from xverse_runtime.offload.simulator_workload import Workload
 from xverse_runtime.offload.synthetic_routing import RoutingModel, SyntheticRouting
 from xverse_runtime.offload.trace import RoutedToken
 

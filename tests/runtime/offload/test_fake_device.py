@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.fake_device import FakeDevice, HazardError
-from xverse_runtime.offload.expert_cache import ROWS_UNDER_WAY, TableRows
+from xverse_runtime.offload.table_rows import ROWS_UNDER_WAY, TableRows
 
 
 @pytest.fixture
@@ -110,6 +110,17 @@ def test_memory_runs_out() -> None:
     with pytest.raises(torch.OutOfMemoryError):
         device.empty(60, dtype=torch.uint8)
     device.empty(40, dtype=torch.uint8)
+
+
+def test_an_upload_at_once_needs_a_row_that_nobody_needs(device: FakeDevice, pool: Tensor) -> None:
+    source = block(device, 7)
+    device.reading([1, 2])
+    device.upload(pool, [(source, 1)])  # waits for the computations so far
+    with pytest.raises(HazardError, match="may still be needed"):
+        device.upload(pool, [(source, 2)], at_once=True)
+    device.upload(pool, [(source, 3)], at_once=True)
+    device.mark().wait()
+    device.upload(pool, [(source, 2)], at_once=True)
 
 
 def test_tables_do_not_overtake_each_other(device: FakeDevice) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from xverse_runtime.offload.modes import STEPS, TRIAL_EVERY, Mode, ModeChooser
+from xverse_runtime.offload.modes import MODES_WITH_PREFETCH, STEPS, TRIAL_EVERY, Mode, ModeChooser
 
 
 def run(chooser: ModeChooser, steps: int, seconds: Callable[[Mode, int], float]) -> float:
@@ -40,6 +40,17 @@ def test_a_plain_way_that_is_faster_is_taken() -> None:
         run(chooser, 2 * TRIAL_EVERY + 4 * STEPS, costs(**prices))
         assert chooser.best == fastest
         assert chooser.mode == fastest
+
+
+def test_sending_ahead_stops_where_it_clearly_costs_time() -> None:
+    """A link and a memory that mind the copies more than anybody counted on."""
+    prices: dict[Mode, float] = {"scheduled": 1.2, "waiting": 1.0, "cpu": 1.5, "link": 2.0}
+    chooser = ModeChooser(MODES_WITH_PREFETCH)
+    run(chooser, 4 * TRIAL_EVERY, lambda mode, _number: prices[mode])
+    assert chooser.best == "waiting"
+    prices["scheduled"] = 0.9
+    run(chooser, 4 * TRIAL_EVERY, lambda mode, _number: prices[mode])
+    assert chooser.best == "scheduled"
 
 
 def test_ten_times_slower_is_not_tried_often() -> None:

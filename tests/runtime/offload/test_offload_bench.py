@@ -61,6 +61,7 @@ def test_a_point(kernels: TracedKernels, graphs: bool) -> None:
     assert point["tokens_per_s"] > 0
     assert point["predicted_tokens_per_s"] > 0
     assert not point["adjusted"]
+    assert 0 < statistics["prefetched_used"] < statistics["prefetched"] <= 20
 
 
 def test_routing_is_the_traces(kernels: TracedKernels) -> None:
@@ -76,6 +77,18 @@ def test_routing_is_the_traces(kernels: TracedKernels) -> None:
             assert routed.expert_ids.tolist() == [expected]
             listed = routed.logits.softmax(-1).topk(12).indices[0].tolist()
             assert sorted(listed) == sorted(token.experts[layer])
+
+
+def test_guesses_follow_each_layer(kernels: TracedKernels) -> None:
+    from xverse_kernels.types import Norm
+
+    kernels.guess(1.0)
+    x, norm, router = torch.randn(1, 64), Norm(torch.ones(64), 1e-6), torch.randn(64, 64)
+    for token in synthetic_tokens(TINY, 3):
+        kernels.follow(token)
+        for layer in (0, 1, 1):  # the first, a guess at the second, and the second
+            routed = kernels.route(x, norm, router, TINY.top_k, TINY.num_shared_experts)
+            assert routed.expert_ids.tolist() == [[*token.experts[layer][: TINY.top_k], 64, 65]]
 
 
 def test_what_was_measured_is_not_measured_again(

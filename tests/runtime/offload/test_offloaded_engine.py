@@ -237,6 +237,35 @@ def test_steps_in_pieces_give_the_same_tokens(
         assert recorder.replays > 10 * parts
 
 
+@pytest.mark.parametrize("graphs", [False, True])
+def test_steps_that_send_experts_ahead_give_the_same_tokens(
+    load: Load, config: ModelConfig, prompt: list[int], graphs: bool
+) -> None:
+    plain, _, _ = load(all_slots(config) // 2)
+    recorder = SecondHand() if graphs else None
+    pieces = with_loop(load(all_slots(config) // 3, staged=3)[0], recorder)
+    assert pieces._offload is not None
+    assert pieces._offload.wants_guesses
+    for ids in (prompt, prompt[:5], [*prompt, 9, 8]):
+        assert reply(pieces, ids) == reply(plain, ids)
+    statistics = pieces.offload_statistics
+    assert statistics is not None
+    assert 0 < statistics.prefetched_used <= statistics.prefetched
+
+
+def test_nothing_is_guessed_where_nothing_can_be_sent(load: Load, config: ModelConfig) -> None:
+    third = all_slots(config) // 3
+    for slots, wishes in (
+        (all_slots(config), {"staged": 3}),
+        (third, {"staged": 2}),
+        (third, {"staged": 3, "pinned": False}),
+    ):
+        engine, _, _ = load(slots, **wishes)
+        assert engine._offload is not None
+        assert not engine._offload.wants_guesses
+        assert "waiting" not in engine._offload.modes.modes
+
+
 def test_parts_that_cannot_be_captured_simply_run(
     load: Load, config: ModelConfig, prompt: list[int]
 ) -> None:

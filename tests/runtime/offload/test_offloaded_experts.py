@@ -4,6 +4,7 @@ overwritten too early."""
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -22,12 +23,14 @@ from xverse_runtime.offload.costs import LinearCost
 from xverse_runtime.offload.expert_cache import ExpertCache
 from xverse_runtime.offload.expert_slots import ExpertSlots
 from xverse_runtime.offload.host_experts import HostExperts
-from xverse_runtime.offload.modes import ModeChooser
-from xverse_runtime.offload.offloaded_experts import ExpertOffload
+from xverse_runtime.offload.modes import MODES_WITH_PREFETCH, ModeChooser
+from xverse_runtime.offload.offloaded_experts import ExpertOffload, Unfinished
 from xverse_runtime.offload.policy import ExpertPolicy, LeastRecentlyUsed, ScoreWindow
+from xverse_runtime.offload.prefetch import PLACES
 from xverse_runtime.offload.scheduler import MissScheduler, Split
+from xverse_runtime.offload.token_buffers import TokenBuffers
 
-LAYERS, EXPERTS, SHARED, TOP_K, HIDDEN, WIDTH = 3, 8, 2, 3, 64, 32
+LAYERS, EXPERTS, SHARED, TOP_K, HIDDEN, WIDTH = 5, 8, 2, 3, 64, 32
 MOST_FEW = 4
 EXPERT_BYTES = ExpertLayout(HIDDEN, WIDTH, INT4).block_bytes
 
@@ -74,6 +77,7 @@ class AtRandom:
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
         self.observed = 0
+        self.guesses: list[bool] = []
 
     def cost(self, side: str, *, shared: bool = False) -> LinearCost:
         return LinearCost(1e-5, 1e10)
@@ -93,6 +97,12 @@ class AtRandom:
 
     def observe_background(self, seconds: float) -> None:
         assert seconds > 0
+
+    def prefetches(self, _layer_s: float) -> bool:
+        return self._rng.random() < 0.9
+
+    def observe_guess(self, right: bool) -> None:
+        self.guesses.append(right)
 
 
 def make_offload(
@@ -153,14 +163,75 @@ def run(model: Model, offload: ExpertOffload, x: Tensor, stop_at: int | None = N
     return x
 
 
+Guesses = Callable[[int, Tensor], Tensor]  # of a layer, from what there is one layer earlier
+
+
+def run_in_steps(
+    model: Model, offload: ExpertOffload, x: Tensor, guess: Guesses, stop_at: int | None = None
+) -> Tensor:
+    """The same for one token, in the order of `PiecewiseStep`: what nothing waits for comes while
+    the next layer is on its way, and each layer guesses at the next."""
+    buffers: TokenBuffers | None = None
+    unfinished: Unfinished | None = None
+    looks = 0
+
+    def look() -> None:
+        nonlocal looks
+        looks += 1
+        if looks == stop_at:
+            raise StopError
+
+    for layer in range(LAYERS):
+        x = offload.total(x, buffers)
+        routed = model.route(layer, x)
+        guessed = offload.wants_guesses and layer + 1 < LAYERS
+        buffers = offload.begin(routed, guess(layer + 1, x) if guessed else None)
+        chosen = offload.cache.device.mark()
+        look()
+        if unfinished is not None:
+            offload.finish(unfinished)
+        offload.prepare_hits(layer)
+        offload.launch_hits(layer, routed, buffers)
+        look()
+        unfinished = offload.misses(layer, routed, buffers, chosen, guessed=guessed)
+        look()
+    x = offload.total(x, buffers)
+    assert unfinished is not None
+    offload.finish(unfinished)
+    return x
+
+
+def guesses_right(model: Model, x: Tensor, share: float, rng: random.Random) -> Guesses:
+    """With so many of them what the layers are going to choose; any experts otherwise."""
+    chosen = []
+    for layer in range(LAYERS):
+        routed = model.route(layer, x)
+        chosen.append(routed.expert_ids)
+        x = after_layer(model, layer, routed, x)
+
+    def guess(layer: int, _x: Tensor) -> Tensor:
+        ids = chosen[layer].clone()
+        for place in range(TOP_K):
+            if rng.random() >= share:
+                ids[0, place] = rng.randrange(EXPERTS)
+        return ids
+
+    return guess
+
+
+def after_layer(model: Model, layer: int, routed: RoutedTokens, x: Tensor) -> Tensor:
+    """For few tokens, with every expert at hand."""
+    out = torch.empty(*routed.expert_ids.shape, HIDDEN)
+    model.kernels.expert_parts(routed, model.layers[layer], out)
+    return model.kernels.add_parts(x, [out])
+
+
 def plainly(model: Model, x: Tensor, staged: int = 3) -> Tensor:
     """What `run` has to give, with every expert at hand."""
     for layer, blocks in enumerate(model.layers):
         routed = model.route(layer, x)
         if x.shape[0] <= MOST_FEW:
-            out = torch.empty(*routed.expert_ids.shape, HIDDEN)
-            model.kernels.expert_parts(routed, blocks, out)
-            x = model.kernels.add_parts(x, [out])
+            x = after_layer(model, layer, routed, x)
             continue
         for first in range(0, EXPERTS, staged):
             ids = [*range(first, min(first + staged, EXPERTS))]
@@ -175,23 +246,26 @@ def plainly(model: Model, x: Tensor, staged: int = 3) -> Tensor:
 MODEL = make_model()
 
 
-def fuzz_one(seed: int) -> None:
-    """One life of an offload: random sizes, policies, delays, pinning, decisions, cancellations."""
+def fuzz_one(seed: int, *, ahead: bool = False) -> ExpertOffload:
+    """One life of an offload: random sizes, policies, delays, pinning, decisions, cancellations;
+    ``ahead``: so that much is sent a layer ahead."""
     rng = random.Random(seed)
     generator = torch.Generator().manual_seed(seed)
     policy = rng.choice([LeastRecentlyUsed, lambda: ScoreWindow(rng.choice([5, 50]))])()
-    staged = rng.randint(1, EXPERTS + 2)
+    staged = rng.randint(PLACES if ahead else 1, EXPERTS + 2)
     device = FakeDevice(rng, most_delay=rng.choice([0, 1, 3, 10, 40]))
+    most_slots = LAYERS * EXPERTS // (3 if ahead else 1)
     offload = make_offload(
         MODEL,
         device,
-        slots=rng.randint(0, LAYERS * EXPERTS),
+        slots=rng.randint(0, most_slots),
         staged=staged,
         policy=policy,
         scheduler=AtRandom(rng),
-        pinned_bytes=rng.choice([0, EXPERTS * EXPERT_BYTES, 1 << 40]),
-        modes=ModeChooser() if rng.random() < 0.3 else None,
+        pinned_bytes=1 << 40 if ahead else rng.choice([0, EXPERTS * EXPERT_BYTES, 1 << 40]),
+        modes=ModeChooser(MODES_WITH_PREFETCH) if rng.random() < 0.3 else None,
     )
+    right = rng.choice([0.0, 0.3, 0.7, 1.0])
     for _ in range(rng.randint(3, 10)):
         tokens = rng.choice([1, 1, 1, 2, MOST_FEW, MOST_FEW + 1, 12, 20])
         x = torch.randn(tokens, HIDDEN, generator=generator)
@@ -203,16 +277,60 @@ def fuzz_one(seed: int) -> None:
                 offload.leave(rng.randint(0, offload.slots))
             offload.come_back()
         try:
-            got = run(MODEL, offload, x, stop_at)
+            if tokens == 1 and rng.random() < 0.8:
+                guess = guesses_right(MODEL, x, right, rng)
+                got = run_in_steps(MODEL, offload, x, guess, stop_at)
+            else:
+                got = run(MODEL, offload, x, stop_at)
         except StopError:
             continue
         assert torch.equal(got, plainly(MODEL, x, staged)), f"seed {seed}"
+    return offload
 
 
 @pytest.mark.parametrize("first", range(0, 2000, 250))
 def test_any_cache_any_delay_any_decision_gives_the_same(first: int) -> None:
     for seed in range(first, first + 250):
         fuzz_one(seed)
+
+
+def test_what_is_sent_ahead_is_used_or_not_and_the_sums_are_the_same() -> None:
+    sent = used = 0
+    for seed in range(2000, 2300):
+        statistics = fuzz_one(seed, ahead=True).statistics
+        sent += statistics.prefetched
+        used += statistics.prefetched_used
+    assert 0.2 * sent < used < sent
+    assert sent > 1000
+
+
+@pytest.mark.parametrize("right", [0.0, 1.0])
+def test_guesses_that_are_always_wrong_or_always_right(right: float) -> None:
+    """Copies take no time: what is guessed right is a hit, also with no slots at all."""
+    rng = random.Random(3)
+    scheduler = MissScheduler(EXPERT_BYTES, LinearCost(1e-5, 1e10), LinearCost(1e-5, 1e10))
+    offload = make_offload(MODEL, FakeDevice(rng, most_delay=0), slots=0, scheduler=scheduler)
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(200):
+        x = torch.randn(1, HIDDEN, generator=generator)
+        real = guesses_right(MODEL, x, 1.0, rng)
+
+        def guess(layer: int, x: Tensor, real: Guesses = real) -> Tensor:
+            ids = real(layer, x)
+            others = [one for one in range(EXPERTS) if one not in ids[0, :TOP_K].tolist()]
+            if not right:
+                ids[0, :TOP_K] = torch.tensor(others[:TOP_K])
+            return ids
+
+        assert torch.equal(run_in_steps(MODEL, offload, x, guess), plainly(MODEL, x))
+    statistics = offload.statistics
+    if right:
+        assert 0.9 * 200 * (LAYERS - 1) < statistics.prefetched <= 200 * (LAYERS - 1)
+        assert statistics.prefetched_used == statistics.hits == statistics.prefetched
+    else:  # until it is noticed
+        assert 10 < statistics.prefetched < 400
+        assert statistics.prefetched_used == statistics.hits == 0
+        assert not scheduler.prefetches(1.0)
 
 
 def everything(model: Model, device: FakeDevice, **how: object) -> tuple[ExpertOffload, Tensor]:

@@ -131,7 +131,8 @@ def test_time_adds_up(seed: int) -> None:
     work = small_work(block=int(2 ** draw.uniform(20, 25)))
     host = HostExperts(work.keys, draw.randint(0, 64), draw.randint(0, 64), seed)
     policy = draw.choice(policies(80))()
-    one = Simulation(work, machine, slots, policy, Options(draw.choice(WAYS)), host)
+    options = Options(draw.choice(WAYS), guessed=draw.choice([None, 0.0, 0.6, 1.0]))
+    one = Simulation(work, machine, slots, policy, options, host)
     for part in (small_trace(80)[:30], small_trace(80)[30:]):
         report = one.run(part)
         assert all(0 <= busy <= report.seconds * (1 + 1e-9) for busy in report.busy.values())
@@ -142,7 +143,8 @@ def test_time_adds_up(seed: int) -> None:
         assert counts.hits + counts.on_cpu + counts.on_link + counts.awaited == counts.uses
         moved = counts.to_gpu_bytes / work.block
         # a background copy may have begun in the part before, or end in the next
-        assert abs(moved - counts.on_link - counts.background) <= 1
+        assert abs(moved - counts.on_link - counts.background - counts.prefetched) <= 1
+        assert counts.useful <= counts.prefetched + 1
     slowest = min(machine.link_to_gpu, machine.host_bandwidth / 2 / 3)
     assert one.hardware.link.longest_delay <= machine.copy_latency + work.block / slowest
 
