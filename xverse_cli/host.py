@@ -30,10 +30,6 @@ def load_engine(
     verbosity: int,
 ) -> TextGenerator:
     """Load ``model`` into the engine of this machine; who wants to know more gets a forecast."""
-    import warnings
-
-    # torch mentions that numpy is absent; nothing here needs it.
-    warnings.filterwarnings("ignore", message="Failed to initialize NumPy")
     from xverse_runtime.config import EngineConfig
     from xverse_runtime.engine import Engine
 

@@ -18,6 +18,7 @@ from tests.cli.models_support import add_golden, cache
 from tests.cli.pull_support import REPO
 from xverse_cli.doctor.advice import KNOWN_MODELS, system_notes
 from xverse_cli.doctor.system import Gpu, SystemFacts, look_at_system
+from xverse_cli.messages import worded_in
 from xverse_cli.models.stores import stores_dir
 from xverse_cli.settings import DEFAULT_MODEL
 from xverse_runtime.config import ModelConfig
@@ -220,3 +221,28 @@ def test_the_cache_of_each_plan_and_the_faster_choice_are_shown(cli: Cli, cache:
     assert "faster" not in cli("doctor", *arguments, "--precision", "int8").stdout.decode()
     fast = cli("doctor", "--model", DEFAULT_MODEL, "--gpu", "4090", "--json").json
     assert fast["faster"] is None  # it is at reading speed many times over
+
+
+def test_on_a_machine_without_numpy_torch_says_nothing_about_it() -> None:
+    # In the user's own environment numpy is absent; here it is, as a helper of the tests.
+    program = "import sys; sys.modules['numpy'] = None; from xverse_cli.main import main; main()"
+    told = subprocess.run(
+        [sys.executable, "-c", program, "doctor", "--gpu", "4060"],
+        capture_output=True,
+        encoding="utf-8",
+    )
+    assert told.returncode == 0
+    assert told.stderr == ""
+
+
+def test_the_plans_columns_fit_a_terminal_of_80() -> None:
+    from xverse_cli.commands.doctor import _heading
+    from xverse_cli.render.columns import columns
+
+    # The widest cell that a column can hold, without the place, which then has its own line.
+    cells = ("precision", "bf16", "131072", "100.0 GiB", "100.0 GiB", "1234", "100.0 s", "100.0 s")
+    for language in ("en", "zh"):
+        with worded_in(language):
+            head = _heading()[:-1]
+        widths = [max(columns(a), columns(b)) for a, b in zip(head, cells, strict=True)]
+        assert sum(widths) + 2 * (len(widths) - 1) <= 80, language
