@@ -252,7 +252,9 @@ class ExpertCache:
         Returns:
             What was begun.
         """
-        if self._ahead is not None or not (self._coming is None or self._coming.is_done()):
+        if self._ahead is not None or not rules.prefetch.is_wanted:
+            return None  # before anything is asked of the device
+        if self._coming is not None and not self._coming.is_done():
             return None
         key = rules.begin_prefetch(layer_s)
         if key is None:

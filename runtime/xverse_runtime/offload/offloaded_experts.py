@@ -284,7 +284,9 @@ class ExpertOffload:
         self._note(rest.layer, rest.ids, rest.logits.softmax(-1))
         for key, row in rest.staged.items():
             self.cache.keep(key, row, self.rules)
-        self.rules.leave(rest.layer, {expert for row in rest.ids for expert in row[: self._top_k]})
+        if self.rules.prefetch.guessed(rest.layer) is not None:
+            used = {expert for row in rest.ids for expert in row[: self._top_k]}
+            self.rules.leave(rest.layer, used)
         self.cache.poll_ahead(self.rules)
         self._ahead.send(self._layer_s)
         come = self.cache.poll(self.rules)

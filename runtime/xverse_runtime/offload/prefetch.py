@@ -37,6 +37,11 @@ class Prefetch:
         """What a layer was expected to choose, whether it was sent or not."""
         return self._guessed.get(layer)
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether something waits for an idle link."""
+        return self._wanted is not None
+
     def begin(self) -> Key | None:
         """What to send now that the link is idle; it goes to its layer's place."""
         if self._under_way is not None:

@@ -138,6 +138,17 @@ def test_what_was_not_sent_in_time_is_not_sent() -> None:
     assert prefetch.begin() is None
 
 
+def test_the_link_is_only_looked_at_for_what_is_wanted() -> None:
+    prefetch = Prefetch()
+    assert not prefetch.is_wanted
+    prefetch.expect((1, 5), send=False)
+    assert not prefetch.is_wanted
+    prefetch.expect((1, 5), send=True)
+    assert prefetch.is_wanted
+    prefetch.begin()
+    assert not prefetch.is_wanted
+
+
 def test_neighbours_have_places_of_their_own() -> None:
     for layer in range(20):
         places = {place_of(layer + ahead) for ahead in range(PLACES)}
