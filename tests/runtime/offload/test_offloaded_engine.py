@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 import torch
@@ -134,6 +135,7 @@ class SecondHand:
         self.recorded = 0
         self.replays = 0
         self._fails_at = fails_at
+        self.kept: WeakSet[Recording] = WeakSet()
 
     def record(self, work: Callable[[], Any]) -> tuple[Recording, Any]:
         self.recorded += 1
@@ -149,7 +151,9 @@ class SecondHand:
                     copy_over(work(), result)
                 first = False
 
-        return Again(), result
+        again = Again()
+        self.kept.add(again)
+        return again, result
 
 
 def copy_over(source: Any, target: Any) -> None:
@@ -270,8 +274,11 @@ def test_parts_that_cannot_be_captured_simply_run(
     load: Load, config: ModelConfig, prompt: list[int]
 ) -> None:
     plain, _, _ = load(all_slots(config) // 2)
-    pieces = with_loop(load(all_slots(config) // 3)[0], SecondHand(fails_at=3))
+    recorder = SecondHand(fails_at=3)
+    pieces = with_loop(load(all_slots(config) // 3)[0], recorder)
     assert reply(pieces, prompt) == reply(plain, prompt)
+    assert recorder.recorded == 3
+    assert not recorder.kept  # graphs that are not replayed have memory
 
 
 def test_a_batch_gives_the_replies_of_single_generations(
