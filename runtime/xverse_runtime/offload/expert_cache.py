@@ -64,6 +64,7 @@ class ExpertCache:
         self.host = host
         self.dtype = dtype
         self.staged = staged
+        self._held_all = staged == 0
         self.slots = slots
         self._shared = shared
         self.beside = beside
@@ -99,13 +100,21 @@ class ExpertCache:
     def leave(self, slots: int, rules: Coordinator) -> None:
         """Give the pool back, between two passes; it is to come back with so many slots."""
         self._settle(rules)
+        self._give_back()
+        self.staged = rules.most_now = self.staged_with(slots)
+        self.slots.resize(slots)
+
+    def staged_with(self, slots: int) -> int:
+        """Experts in each staging half beside so many slots. Where everything had a slot, prompts
+        went through whole layers: sums keep that order."""
+        if not self._held_all:
+            return self.staged
+        return self.host.experts if slots < self.host.layers * self.host.experts else 0
+
+    def _give_back(self) -> None:
         if self.is_here:
             self.device.free(self.pool)
         self.pool = self.pool[:0]
-        if self.staged == 0 and slots < self.slots.slots:
-            # Where everything had a slot, prompts went through whole layers: sums keep that order.
-            self.staged = rules.most_now = self.host.experts
-        self.slots.resize(slots)
 
     def come_back(self) -> None:
         """Take memory for the pool, and load what has slots: the host has all of it.
@@ -120,7 +129,11 @@ class ExpertCache:
             if held is not None:
                 self.device.free(held)
         self._stale = [True] * self.host.layers
-        self._load([(key, self.slots.slot_of(key)) for key in self.slots.resident])
+        try:
+            self._load([(key, self.slots.slot_of(key)) for key in self.slots.resident])
+        except BaseException:  # the tables speak of bytes that have not come
+            self._give_back()
+            raise
 
     def _settle(self, rules: Coordinator) -> None:
         """Nothing is on its way any more, in the background or ahead."""
