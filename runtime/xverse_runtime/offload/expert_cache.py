@@ -271,7 +271,11 @@ class ExpertCache:
         if key is None:
             return None
         copies = [(self.host.block(key), self.prefetch_row(key[0]))]
-        self._ahead = self.device.upload(self.pool, copies, at_once=True)
+        try:
+            self._ahead = self.device.upload(self.pool, copies, at_once=True)
+        except BaseException:
+            rules.prefetch.abandoned()
+            raise
         self._began = perf_counter() + after_s
         return self._ahead
 
@@ -297,7 +301,7 @@ class ExpertCache:
                 filled.result()
                 self._filling = None
                 assert self._buffer is not None
-                self._upload(self._buffer, row)
+                self._upload(self._buffer, row, rules)
             return come
         begun = rules.begin_upload()
         if begun is not None:
@@ -305,7 +309,7 @@ class ExpertCache:
             self._left(reservation)
             block = self.host.block(key)
             if self.host.is_pinned(key[0]):
-                self._upload(block, reservation.slot)
+                self._upload(block, reservation.slot, rules)
             else:
                 if self._buffer is None:
                     self._buffer = self.device.host_buffer(block.numel(), dtype=torch.uint8)
@@ -313,8 +317,12 @@ class ExpertCache:
                 self._filling = filled, reservation.slot
         return come
 
-    def _upload(self, block: Tensor, slot: int) -> None:
-        self._coming = self.device.upload(self.pool, [(block, slot)])
+    def _upload(self, block: Tensor, slot: int, rules: Coordinator) -> None:
+        try:
+            self._coming = self.device.upload(self.pool, [(block, slot)])
+        except BaseException:
+            rules.abandoned()
+            raise
         self._began = perf_counter()
 
     def awaited_row(self, key: Key, rules: Coordinator) -> int:
