@@ -275,8 +275,11 @@ class Engine:
         beside, dtype = plan.placement.workspace, self._cache.pool.dtype
         capacity = batch_capacity(replies)
         caches = KVPool.bytes_needed(self._decoder.config, capacity, dtype, sequences)
-        with lent_slots(offload, caches, beside, self._on_adjustment, self._ladder):
-            yield from self._batch(replies, sequences, cancel, beside)
+        try:
+            with lent_slots(offload, caches, beside, self._on_adjustment, self._ladder):
+                yield from self._batch(replies, sequences, cancel, beside)
+        except torch.OutOfMemoryError as error:
+            raise out_of_memory(self._decoder.device, error) from None
 
     def _batch(
         self,

@@ -83,6 +83,8 @@ class Uploader:
                 thread.join()
         finally:
             self._link.close()
+            # It holds the frames that hold this, and with them all that was loaded.
+            self._error = None
 
     def to_device(self, source: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """A copy of ``source`` on the device, converted there; to be used after `finish`."""

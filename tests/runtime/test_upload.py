@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -194,6 +196,30 @@ def test_what_the_device_says_reaches_the_caller(shard: Path) -> None:
     with pytest.raises(torch.OutOfMemoryError, match="no room"):
         upload_all(shard, link)
     assert link.closed
+
+
+def test_a_failed_loading_holds_nothing_when_its_error_is_gone(shard: Path) -> None:
+    """Without the garbage collector: the next attempt wants the memory at once."""
+
+    def full() -> None:
+        raise torch.OutOfMemoryError("no room for a converted piece")
+
+    mapped = map_safetensors(shard, shard.name)
+    loaded: list[weakref.ref[Tensor]] = []
+
+    def load() -> None:
+        with Uploader(FakeLink(on_send=full), readers=1, piece_bytes=PIECE) as uploader:
+            placed = uploader.to_device(mapped["bytes"])
+            loaded.append(weakref.ref(placed))
+            uploader.finish()
+
+    gc.disable()
+    try:
+        with pytest.raises(torch.OutOfMemoryError):
+            load()
+        assert loaded[0]() is None
+    finally:
+        gc.enable()
 
 
 def test_interrupted_while_it_waits_for_a_slow_link(shard: Path) -> None:

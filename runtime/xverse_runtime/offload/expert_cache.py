@@ -64,6 +64,7 @@ class ExpertCache:
         self.host = host
         self.dtype = dtype
         self.staged = staged
+        self._held_all = staged == 0
         self.slots = slots
         self._shared = shared
         self.beside = beside
@@ -99,13 +100,21 @@ class ExpertCache:
     def leave(self, slots: int, rules: Coordinator) -> None:
         """Give the pool back, between two passes; it is to come back with so many slots."""
         self._settle(rules)
+        self._give_back()
+        self.staged = rules.most_now = self.staged_with(slots)
+        self.slots.resize(slots)
+
+    def staged_with(self, slots: int) -> int:
+        """Experts in each staging half beside so many slots. Where everything had a slot, prompts
+        went through whole layers: sums keep that order."""
+        if not self._held_all:
+            return self.staged
+        return self.host.experts if slots < self.host.layers * self.host.experts else 0
+
+    def _give_back(self) -> None:
         if self.is_here:
             self.device.free(self.pool)
         self.pool = self.pool[:0]
-        if self.staged == 0 and slots < self.slots.slots:
-            # Where everything had a slot, prompts went through whole layers: sums keep that order.
-            self.staged = rules.most_now = self.host.experts
-        self.slots.resize(slots)
 
     def come_back(self) -> None:
         """Take memory for the pool, and load what has slots: the host has all of it.
@@ -120,7 +129,11 @@ class ExpertCache:
             if held is not None:
                 self.device.free(held)
         self._stale = [True] * self.host.layers
-        self._load([(key, self.slots.slot_of(key)) for key in self.slots.resident])
+        try:
+            self._load([(key, self.slots.slot_of(key)) for key in self.slots.resident])
+        except BaseException:  # the tables speak of bytes that have not come
+            self._give_back()
+            raise
 
     def _settle(self, rules: Coordinator) -> None:
         """Nothing is on its way any more, in the background or ahead."""
@@ -260,7 +273,11 @@ class ExpertCache:
         if key is None:
             return None
         copies = [(self.host.block(key), self.prefetch_row(key[0]))]
-        self._ahead = self.device.upload(self.pool, copies, at_once=True)
+        try:
+            self._ahead = self.device.upload(self.pool, copies, at_once=True)
+        except BaseException:
+            rules.prefetch.abandoned()
+            raise
         self._began = perf_counter() + after_s
         return self._ahead
 
@@ -286,7 +303,7 @@ class ExpertCache:
                 filled.result()
                 self._filling = None
                 assert self._buffer is not None
-                self._upload(self._buffer, row)
+                self._upload(self._buffer, row, rules)
             return come
         begun = rules.begin_upload()
         if begun is not None:
@@ -294,7 +311,7 @@ class ExpertCache:
             self._left(reservation)
             block = self.host.block(key)
             if self.host.is_pinned(key[0]):
-                self._upload(block, reservation.slot)
+                self._upload(block, reservation.slot, rules)
             else:
                 if self._buffer is None:
                     self._buffer = self.device.host_buffer(block.numel(), dtype=torch.uint8)
@@ -302,8 +319,12 @@ class ExpertCache:
                 self._filling = filled, reservation.slot
         return come
 
-    def _upload(self, block: Tensor, slot: int) -> None:
-        self._coming = self.device.upload(self.pool, [(block, slot)])
+    def _upload(self, block: Tensor, slot: int, rules: Coordinator) -> None:
+        try:
+            self._coming = self.device.upload(self.pool, [(block, slot)])
+        except BaseException:
+            rules.abandoned()
+            raise
         self._began = perf_counter()
 
     def awaited_row(self, key: Key, rules: Coordinator) -> int:

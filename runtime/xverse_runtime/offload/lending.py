@@ -31,10 +31,12 @@ def lent_slots(
         on_adjustment: told ``offload.lent_slots``.
         ladder: holds the same experts; sees to it that they have their memory again.
     """
-    before, block = offload.slots, offload.cache.host.layout.block_bytes
-    missing = max(0, nbytes + beside - offload.cache.device.free_bytes())
-    lent = min(-(-missing // block), before // MOST_LENT)
-    if lent == 0:
+    cache, before = offload.cache, offload.slots
+    missing = max(0, nbytes + beside - cache.device.free_bytes())
+    blocks = -(-missing // cache.host.layout.block_bytes)
+    staging = 2 * (cache.staged_with(before - 1) - cache.staged)  # which a full GPU did not need
+    lent = min(blocks + staging, before // MOST_LENT)
+    if blocks == 0 or lent <= staging:
         yield
         return
     offload.leave(before - lent)

@@ -51,8 +51,9 @@ class Pieces:
         self._next = 0
 
     def begin(self) -> None:
-        """A step begins. If the one that was captured broke off, capture anew."""
-        if self._steps == 1:
+        """A step begins. If the one that was captured broke off, capture anew; what is not going
+        to be replayed gives its memory back."""
+        if self._steps == 1 or self._recorder is None:
             self._recorded.clear()
         self._next = 0
 

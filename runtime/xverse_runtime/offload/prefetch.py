@@ -56,6 +56,10 @@ class Prefetch:
         if not self._is_late:
             self._there.add(key)
 
+    def abandoned(self) -> None:
+        """What was to be under way will not come."""
+        self._under_way = None
+
     @property
     def coming(self) -> Key | None:
         """What is under way, if its layer is not over."""

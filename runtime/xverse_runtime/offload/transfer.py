@@ -157,7 +157,11 @@ class CudaQueues:
         return free_gpu_bytes(self._device)
 
     def host_buffer(self, *shape: int, dtype: torch.dtype) -> Tensor:
-        return torch.zeros(shape, dtype=dtype).pin_memory()
+        buffer = torch.zeros(shape, dtype=dtype)
+        try:
+            return buffer.pin_memory()
+        except RuntimeError:  # the system refuses more: copies are slower then, and as right
+            return buffer
 
     def pin(self, blocks: Tensor) -> bool:
         if not pin_pages(blocks, self._device):

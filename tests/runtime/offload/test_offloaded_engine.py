@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 import torch
@@ -134,6 +136,7 @@ class SecondHand:
         self.recorded = 0
         self.replays = 0
         self._fails_at = fails_at
+        self.kept: WeakSet[Recording] = WeakSet()
 
     def record(self, work: Callable[[], Any]) -> tuple[Recording, Any]:
         self.recorded += 1
@@ -149,7 +152,9 @@ class SecondHand:
                     copy_over(work(), result)
                 first = False
 
-        return Again(), result
+        again = Again()
+        self.kept.add(again)
+        return again, result
 
 
 def copy_over(source: Any, target: Any) -> None:
@@ -270,8 +275,11 @@ def test_parts_that_cannot_be_captured_simply_run(
     load: Load, config: ModelConfig, prompt: list[int]
 ) -> None:
     plain, _, _ = load(all_slots(config) // 2)
-    pieces = with_loop(load(all_slots(config) // 3)[0], SecondHand(fails_at=3))
+    recorder = SecondHand(fails_at=3)
+    pieces = with_loop(load(all_slots(config) // 3)[0], recorder)
     assert reply(pieces, prompt) == reply(plain, prompt)
+    assert recorder.recorded == 3
+    assert not recorder.kept  # graphs that are not replayed have memory
 
 
 def test_a_batch_gives_the_replies_of_single_generations(
@@ -284,6 +292,39 @@ def test_a_batch_gives_the_replies_of_single_generations(
     for number, chunk in some.generate_batch(prompts, GREEDY, sequences=2):
         tokens[number] += chunk.token_ids
     assert tokens == single
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+@pytest.mark.parametrize("most_few", [1, 64])
+def test_a_copy_that_could_not_be_begun_leaves_everything_right(
+    load: Load,
+    config: ModelConfig,
+    prompt: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    most_few: int,
+    pinned: bool,
+) -> None:
+    """A second Ctrl-C, or the driver: whatever the copy was for, the next reply is as ever."""
+    whole, _, _ = load(all_slots(config), most_few=most_few)
+    expected = reply(whole, prompt)
+    engine, device, _ = load(all_slots(config) // 3, most_few=most_few, pinned=pinned)
+    upload = device.upload
+    for number in range(1, 60, 2):
+        left = number
+
+        def breaks_once(*args: Any, **options: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt
+            return upload(*args, **options)
+
+        engine._cache.truncate(0)
+        with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+            patch.setattr(device, "upload", breaks_once)
+            reply(engine, prompt)
+        engine._cache.truncate(0)
+        assert reply(engine, prompt) == expected
 
 
 def test_a_cancelled_reply_leaves_everything_right(

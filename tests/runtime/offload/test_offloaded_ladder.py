@@ -27,6 +27,7 @@ from xverse_runtime.config import ModelConfig
 from xverse_runtime.engine import Engine
 from xverse_runtime.errors import ResourceError
 from xverse_runtime.kv_cache import KVPool
+from xverse_runtime.offload.expert_cache import ExpertCache
 
 __all__ = ["config", "load", "prompt", "store"]  # fixtures
 
@@ -302,3 +303,90 @@ def test_a_batch_that_is_broken_off_gives_slots_back(
     assert offload.slots < before
     chunks.close()
     assert offload.slots == before
+
+
+@pytest.mark.parametrize("few_layers", [False, True])
+def test_what_a_full_gpu_lends_is_more_than_the_staging_that_it_then_needs(
+    load: Load,
+    config: ModelConfig,
+    prompt: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    few_layers: bool,
+) -> None:
+    """Nothing, where it would be less; and with all slots back there is no staging any more."""
+    if not few_layers:  # beside all the slots of many, staging is little
+        monkeypatch.setattr(
+            ExpertCache, "staged_with", lambda _self, slots: 0 if slots == before else 3
+        )
+    device, before = Crowded(memory=MEMORY), all_slots(config)
+    engine, _, told = load(before, device=device, kv="int8", staged=0, most_few=64)
+    offload = engine._offload
+    assert offload is not None
+    prompts = [prompt, prompt[:3], [5, 9, 200, 7]]
+    single = [reply(engine, ids) for ids in prompts]
+    monkeypatch.setattr(offload.cache, "beside", 0)
+    block = offload.cache.host.layout.block_bytes
+    caches = KVPool.bytes_needed(config, len(prompt) + GREEDY.max_new_tokens, torch.int8, 3)
+    left = caches - 2 * block
+    device.leave_only(left)
+    tokens: list[list[int]] = [[] for _ in prompts]
+    lent: set[int] = set()
+    for number, chunk in engine.generate_batch(prompts, GREEDY, sequences=3):
+        tokens[number] += chunk.token_ids
+        lent.add(before - offload.slots)
+        assert device.left >= caches or offload.slots == before
+    assert tokens == single
+    assert lent == {0 if few_layers else 2 + 2 * 3}
+    assert [code for code, _ in told] == ([] if few_layers else ["offload.lent_slots"])
+    assert (offload.slots, offload.cache.staged, device.left) == (before, 0, left)
+    assert reply(engine, prompt) == single[0]
+
+
+def test_no_memory_for_what_was_not_lent_is_an_error_with_a_hint(
+    load: Load, config: ModelConfig, prompt: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = Crowded(memory=MEMORY)
+    engine, _, _ = load(all_slots(config) // 2, device=device, kv="int8")
+    offload = engine._offload
+    assert offload is not None
+    device.leave_only(0)
+    leave = offload.leave
+
+    def leave_to_others(slots: int) -> None:
+        leave(slots)
+        device.leave_only(0)
+
+    monkeypatch.setattr(offload, "leave", leave_to_others)
+    with pytest.raises(ResourceError) as caught:
+        list(engine.generate_batch([prompt], GREEDY))
+    assert caught.value.code == "memory.exhausted"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_experts_that_come_back_by_half_are_not_there(
+    load: Load,
+    config: ModelConfig,
+    prompt: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[BaseException],
+) -> None:
+    """Ctrl-C, or a host without room for a buffer: the tables must not speak of garbage."""
+    device = Crowded(memory=MEMORY)
+    engine, _, _ = load(all_slots(config) // 2, device=device)
+    offload = engine._offload
+    assert offload is not None
+    expected = reply(engine, prompt)
+    left, slots = device.left, offload.slots
+    offload.leave(slots)
+
+    def broken(*_args: Any) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(device, "upload", broken)
+        with pytest.raises(error):
+            offload.come_back()
+    assert not offload.are_here
+    engine._cache.truncate(0)
+    assert reply(engine, prompt) == expected
+    assert (offload.slots, offload.are_here, device.left) == (slots, True, left)
