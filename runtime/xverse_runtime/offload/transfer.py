@@ -177,7 +177,7 @@ class CudaQueues:
 
     def mark(self) -> Mark:
         event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record()
+        event.record(torch.cuda.current_stream(self._device))
         return _CudaMark(event, self._patience, self._newest)
 
     def reading(self, rows: Iterable[int]) -> None:
