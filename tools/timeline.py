@@ -24,7 +24,7 @@ from xverse_runtime.store.synthetic import A4_2B
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "offload-timeline.svg"
 MACHINE = "RTX 4060 8GB"
-WARM_UP = 200
+WARM_UP = 401
 FIRST_LAYER, LAYERS = 10, 4
 
 WIDTH, LEFT, ROW, BAR = 1000, 70, 34, 22
