@@ -61,7 +61,8 @@ def test_a_point(kernels: TracedKernels, graphs: bool) -> None:
     assert point["tokens_per_s"] > 0
     assert point["predicted_tokens_per_s"] > 0
     assert not point["adjusted"]
-    assert 0 < statistics["prefetched_used"] < statistics["prefetched"] <= 20
+    # How many are sent depends on how long things take here; all of them may have been right.
+    assert 0 < statistics["prefetched_used"] <= statistics["prefetched"] <= 20
 
 
 def test_routing_is_the_traces(kernels: TracedKernels) -> None:
