@@ -20,7 +20,7 @@ from xverse_kernels.triton import attention, experts, linear, parts, sampling
 from xverse_kernels.triton.backend import TritonBackend
 from xverse_kernels.triton.launch import Workspace
 from xverse_kernels.triton.tiles import GemmTile
-from xverse_kernels.types import Norm, Projection, RoutedTokens
+from xverse_kernels.types import Norm, Parts, Projection, RoutedTokens
 
 HIDDEN, WIDTH, EXPERTS, SHARED, TOP_K, VOCAB = 2560, 1728, 64, 2, 6, 100534
 HEADS, DIM = 32, 80
@@ -152,8 +152,15 @@ def _experts(bench: _Bench, form: WeightFormat) -> None:
     out = torch.empty(1, slots, HIDDEN, device="cuda")
     calls = [lambda r=r: parts.down_parts(h, r, layers[0], out) for r in single]
     bench.row(f"down, slots apart, {form.name}", "1 token", calls, slots * layout.down_bytes)
-    calls = [lambda: parts.add_parts(residual, [out, out])] * 8
-    bench.row("adding slots up", "1 token", calls, 2 * out.nbytes)
+    here = [Parts(out, layers[0].table)] * 2
+    calls = [lambda r=r: parts.add_parts(residual, r.expert_ids, here, out) for r in single]
+    bench.row("adding slots up", "1 token", calls, out.nbytes)
+    told = [torch.empty(one.shape, dtype=torch.float32).pin_memory() for one in routed]
+    calls = [
+        lambda r=r: parts.copy_small(list(zip(r, told, strict=True)), residual.device)
+        for r in single
+    ]
+    bench.row("telling the host", "1 token", calls, sum(one.nbytes for one in told))
     if form.dtype is not None:
         _torch_experts(bench, layers[0], routed, residual)
         _torch_grouped(bench)

@@ -17,6 +17,7 @@ from xverse_kernels.kv_rows import Rows
 from xverse_kernels.packing import ExpertBlocks
 from xverse_kernels.types import (
     Norm,
+    Parts,
     Projection,
     Rotary,
     RoutedTokens,
@@ -117,12 +118,33 @@ class KernelBackend(Protocol):
         are split into calls.
         """
 
-    def add_parts(self, residual: Tensor, parts: Sequence[Tensor]) -> Tensor:
-        """``residual`` [T, H] plus, slot after slot in fp32, what ``parts`` fp32 [T, S, H] hold for
-        that slot; in the residual's dtype.
+    def add_parts(
+        self, residual: Tensor, expert_ids: Tensor, here: Sequence[Parts], rest: Tensor
+    ) -> Tensor:
+        """``residual`` [T, H] plus what every slot adds, slot after slot in fp32; in the residual's
+        dtype.
 
-        Of the parts of a slot all but one are zero, so the result does not depend on who computed
-        which slot.
+        A slot is read where its expert was computed: from the first of ``here``, two at most, whose
+        table has a block for it, or else from ``rest`` fp32 [T, S, H]. So the result does not
+        depend on who computed which slot, and nothing else is read.
+
+        Args:
+            residual: in any dtype of activations.
+            expert_ids: int [T, S], of the slots.
+            here: what the device computed.
+            rest: what came from elsewhere; where `reaches_host_memory` it may lie in pinned memory.
+        """
+
+    @property
+    def reaches_host_memory(self) -> bool:
+        """Whether `add_parts` and `copy_small` take pinned memory of the host where it lies."""
+
+    def copy_small(self, copies: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Copy (source, target), five pairs at most, of as many elements each, to the target's
+        dtype, in the order of computations.
+
+        By a kernel where `reaches_host_memory`: it does not queue behind long copies, as what a
+        copy engine does.
         """
 
     def mlp(

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from xverse_kernels.packing import ExpertBlocks, PackedMatrix
-from xverse_kernels.types import Routing, SwigluWeights
+from xverse_kernels.types import Parts, Routing, SwigluWeights
 
 RENORMALISE_EPS = 1e-6
 
@@ -146,12 +146,14 @@ def expert_parts(
     return out
 
 
-def add_parts(residual: Tensor, parts: Sequence[Tensor]) -> Tensor:
-    """``residual`` [T, H] plus slot after slot of ``parts`` fp32 [T, S, H], added up in fp32.
-
-    Of what the parts hold for a slot, all but one are zero.
-    """
-    slots, total = sum(parts[1:], start=parts[0]), residual.float()
+def add_parts(
+    residual: Tensor, expert_ids: Tensor, here: Sequence[Parts], rest: Tensor
+) -> Tensor:
+    """``residual`` [T, H] plus slot after slot, added up in fp32: see `KernelBackend.add_parts`."""
+    slots, total = rest, residual.float()
+    for parts in reversed(here):
+        is_here = parts.table[expert_ids.long()] >= 0
+        slots = torch.where(is_here.unsqueeze(-1), parts.values, slots)
     for slot in range(slots.shape[1]):
         total = total + slots[:, slot]
     return total.to(residual.dtype)

@@ -10,7 +10,7 @@ from torch import Tensor
 from xverse_kernels import reference
 from xverse_kernels.kv_rows import Rows, read_rows, write_rows
 from xverse_kernels.packing import ROWS, ExpertBlocks, PackedMatrix
-from xverse_kernels.types import Norm, Projection, Rotary, RoutedTokens, SwigluWeights
+from xverse_kernels.types import Norm, Parts, Projection, Rotary, RoutedTokens, SwigluWeights
 
 # Multiplications, or weights to unpack, between two looks at whether to go on: a tenth of a second
 # or less on a slow processor.
@@ -23,6 +23,7 @@ class ReferenceBackend:
 
     name = "reference"
     exact_splits = False  # torch sums matrices of other heights in another order
+    reaches_host_memory = False
 
     def linear(
         self,
@@ -104,8 +105,14 @@ class ReferenceBackend:
     def expert_parts(self, routed: RoutedTokens, experts: ExpertBlocks, out: Tensor) -> None:
         out.copy_(reference.expert_parts(routed.normed, routed.weights, routed.expert_ids, experts))
 
-    def add_parts(self, residual: Tensor, parts: Sequence[Tensor]) -> Tensor:
-        return reference.add_parts(residual, parts)
+    def add_parts(
+        self, residual: Tensor, expert_ids: Tensor, here: Sequence[Parts], rest: Tensor
+    ) -> Tensor:
+        return reference.add_parts(residual, expert_ids, here, rest)
+
+    def copy_small(self, copies: Sequence[tuple[Tensor, Tensor]]) -> None:
+        for source, target in copies:
+            target.copy_(source)
 
     def mlp(
         self,

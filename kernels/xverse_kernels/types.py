@@ -61,6 +61,14 @@ class RoutedTokens(NamedTuple):
     logits: Tensor
 
 
+class Parts(NamedTuple):
+    """What some slots of T tokens add: ``values`` fp32 [T, S, H], meaningful for slots of experts
+    that ``table`` int32 [experts] has a block for (-1: none)."""
+
+    values: Tensor
+    table: Tensor
+
+
 class TokenChoice(NamedTuple):
     """How the next token is chosen; ``temperature`` 0 takes the likeliest, ``top_k`` 0 all."""
 

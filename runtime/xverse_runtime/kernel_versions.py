@@ -13,7 +13,7 @@ from torch import Tensor
 
 from xverse_kernels.backend import KernelBackend
 from xverse_kernels.packing import ExpertBlocks
-from xverse_kernels.types import RoutedTokens
+from xverse_kernels.types import Parts, RoutedTokens
 from xverse_runtime.config import ModelConfig
 from xverse_runtime.decode_loop import BUCKETS
 from xverse_runtime.kv_cache import KVCache, KVPool
@@ -133,7 +133,8 @@ def _runners(
             shape = (*routed.expert_ids.shape, x.shape[1])
             parts = torch.empty(shape, dtype=torch.float32, device=x.device)
             kernels.expert_parts(routed, experts, parts)
-            return kernels.add_parts(x, [parts] * 3)  # hits, late ones, those of the host
+            here = [Parts(parts, experts.table)] * 2  # hits and late ones
+            return kernels.add_parts(x, routed.expert_ids, here, parts)
 
         return run
 

@@ -20,7 +20,7 @@ from xverse_kernels.kv_rows import Int8Rows, Rows, read_rows, to_int8
 from xverse_kernels.packing import FORMATS, ExpertBlocks, ExpertLayout, PackedMatrix
 from xverse_kernels.reference_backend import ReferenceBackend
 from xverse_kernels.triton.products import experts_by_torch
-from xverse_kernels.types import Norm, Projection, Rotary, RoutedTokens, TokenChoice
+from xverse_kernels.types import Norm, Parts, Projection, Rotary, RoutedTokens, TokenChoice
 
 FORMS = ["bf16", "int8", "int4"]
 ROUNDS = 20
@@ -158,35 +158,52 @@ def test_shares_of_slots(backend, form: str, tokens: int) -> None:
     assert not bool(its[here].any())
     assert torch.equal(mine + its, together)
     x = torch.randn(tokens, HIDDEN, device="cuda", dtype=DTYPE)
-    total = backend.add_parts(x, [mine, its])
-    assert torch.equal(total, backend.add_parts(x, [its, mine]))
-    assert torch.equal(total, reference.add_parts(x, [together]))
+    ids, table = routed.expert_ids, torch.where(present, blocks.table, -1)
+    other = torch.where(present, -1, blocks.table)
+    here = [Parts(mine, table), Parts(its, other)]
+    nowhere = torch.full_like(together, float("nan"))
+    total = same_every_time(lambda: backend.add_parts(x, ids, here, nowhere))
+    assert torch.equal(total, backend.add_parts(x, ids, here[::-1], nowhere))
+    assert torch.equal(total, backend.add_parts(x, ids, here[:1], its))
+    on_host = its.cpu().pin_memory()  # read where it lies
+    assert torch.equal(total, backend.add_parts(x, ids, here[:1], on_host))
+    assert torch.equal(total, reference.add_parts(x, ids, [], together))
     zero = torch.zeros(tokens, HIDDEN, device="cuda")
-    found = backend.add_parts(zero, [together])
+    found = backend.add_parts(zero, ids, [], together)
     assert relative_error(found, experts_in_fp64(blocks, routed)) < TOLERANCE
 
 
 def test_shares_of_slots_in_a_graph(backend) -> None:
-    """Buffers that stay where they are: another table and input, the same graph."""
+    """Buffers that stay where they are: another table and input, the same graph. What the host
+    computes is read where it lies, and what it is told is written there."""
     blocks, routed, other = random_blocks("int4"), routing(1), routing(1)
     out = torch.zeros(1, TOP_K + SHARED, HIDDEN, device="cuda")
     x = torch.randn(1, HIDDEN, device="cuda", dtype=DTYPE)
     backend.expert_parts(routed, blocks, out)  # compiles
-    backend.add_parts(x, [out, out])
+    host = torch.zeros(out.shape).pin_memory()
+    ids = torch.zeros(routed.expert_ids.shape, dtype=torch.int32).pin_memory()
+    normed = torch.zeros(routed.normed.shape).pin_memory()
+    told = [(routed.expert_ids, ids), (routed.normed, normed)]
+    backend.add_parts(x, routed.expert_ids, [Parts(out, blocks.table)], host)
+    backend.copy_small(told)
     graph = torch.cuda.CUDAGraph()
-    host = torch.zeros_like(out)
     with torch.cuda.graph(graph):
+        backend.copy_small(told)
         backend.expert_parts(routed, blocks, out)
-        total = backend.add_parts(x, [out, host])
+        total = backend.add_parts(x, routed.expert_ids, [Parts(out, blocks.table)], host)
     for part, new in zip(routed, other, strict=True):
         part.copy_(new)
     blocks.table[routed.expert_ids[0, :2].long()] = -1
-    host[0, :2] = torch.randn(2, HIDDEN, device="cuda")
+    host[0, :2] = torch.randn(2, HIDDEN)
     graph.replay()
+    torch.cuda.synchronize()
+    assert torch.equal(ids, other.expert_ids.cpu().int())
+    assert torch.equal(normed, other.normed.float().cpu())
     expected = torch.empty_like(out)
     backend.expert_parts(other, blocks, expected)
     assert torch.equal(out, expected)
-    assert torch.equal(total, reference.add_parts(x, [expected, host]))
+    here = [Parts(expected, blocks.table)]
+    assert torch.equal(total, reference.add_parts(x, other.expert_ids, here, host.cuda()))
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from xverse_kernels import reference
 from xverse_kernels.backend import BackendUnavailableError, select_backend
 from xverse_kernels.packing import FORMATS, ExpertBlocks, ExpertLayout
-from xverse_kernels.types import SwigluWeights
+from xverse_kernels.types import Parts, SwigluWeights
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -161,7 +161,7 @@ def test_parts_are_the_experts_one_by_one() -> None:
             gate, up, down = experts[int(IDS[token, slot])]
             expected = down @ (F.silu(gate @ x[token]) * (up @ x[token])) * weights[token, slot]
             assert torch.allclose(parts[token, slot], expected, atol=1e-5)
-    summed = reference.add_parts(torch.zeros(3, 32), [parts])
+    summed = reference.add_parts(torch.zeros(3, 32), IDS, [], parts)
     assert torch.allclose(summed, reference.moe(x, weights, IDS, experts), atol=1e-5)
 
 
@@ -183,8 +183,13 @@ def test_experts_without_a_block_add_nothing() -> None:
 def test_parts_are_added_slot_after_slot_and_rounded_once(dtype: torch.dtype) -> None:
     residual = torch.tensor([[1.0]], dtype=dtype)
     slots = torch.tensor([2.0**-24, 2.0**-24, 1.0]).view(1, 3, 1)  # each vanishes beside 1
-    parts = [slots * torch.tensor([1.0, 0.0, 1.0]).view(1, 3, 1)]
-    parts.append(slots - parts[0])
-    for order in (parts, parts[::-1]):
-        assert reference.add_parts(residual, order).tolist() == [[2.0]]
-        assert reference.add_parts(residual, order).dtype == dtype
+    ids, here = torch.tensor([[1, 2, 0]]), torch.tensor([-1, 5, -1], dtype=torch.int32)
+    unread = torch.full_like(slots, torch.nan)
+    mine = torch.where(here[ids].unsqueeze(-1) >= 0, slots, unread)
+    others = torch.where(here[ids].unsqueeze(-1) >= 0, unread, slots)
+    nothing = Parts(unread, torch.full((3,), -1, dtype=torch.int32))
+    for parts in ([Parts(mine, here)], [nothing, Parts(mine, here)], [Parts(mine, here), nothing]):
+        added = reference.add_parts(residual, ids, parts, others)
+        assert added.tolist() == [[2.0]]
+        assert added.dtype == dtype
+    assert reference.add_parts(residual, ids, [], slots).tolist() == [[2.0]]

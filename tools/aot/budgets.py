@@ -28,6 +28,7 @@ REGISTERS: dict[tuple[str, int, int], int] = {
     ("down_parts", 8, 0): 64,
     ("down_parts", 4, 0): 72,
     ("add_parts", 0, 0): 96,
+    ("copy_small", 0, 0): 40,
     # query, keys, values and running sums of half a head in every thread; 16 warps, 14 on Blackwell
     ("decode_attention", 0, 0): 144,
     ("prefill_attention", 0, 64): 208,
@@ -194,7 +195,7 @@ def wide_loads_needed(launch: Version) -> tuple[int, bool]:
     if kernel == "dequantise":
         return _packed(16 * of["WORDS"], threads), False
     if kernel == "add_parts":
-        return (1 + of["BOTH"]) * of["SLOTS"] * of["BLOCK"] * 4 // (16 * threads), False
+        return (1 + of["TABLES"]) * of["SLOTS"] * of["BLOCK"] * 4 // (16 * threads), False
     if kernel in ("linear", "gate_up", "down", "down_parts"):
         rows = of["ROWS"] * (2 if kernel == "gate_up" else 1)
         if launch.bits <= 8:

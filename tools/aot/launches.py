@@ -14,7 +14,7 @@ from xverse_kernels.packing import ExpertBlocks, ExpertLayout, PackedMatrix, Wei
 from xverse_kernels.triton.backend import TritonBackend
 from xverse_kernels.triton.launch import recording
 from xverse_kernels.triton.versions import Version
-from xverse_kernels.types import Norm, Projection, Rotary
+from xverse_kernels.types import Norm, Parts, Projection, Rotary
 from xverse_runtime.config import ModelConfig
 from xverse_runtime.kv_cache import KVCache, KVPool
 from xverse_runtime.model import Decoder
@@ -70,8 +70,11 @@ def _record_parts(
     shape = (*routed.expert_ids.shape, config.hidden_size)
     parts = torch.empty(shape, dtype=torch.float32, device=META)
     kernels.expert_parts(routed, mlp.experts, parts)
-    for count in (1, 2):
-        kernels.add_parts(x, [parts] * count)
+    table = torch.empty(mlp.experts.table.shape, dtype=torch.int32, device=META)
+    for tables in (0, 2):
+        kernels.add_parts(x, routed.expert_ids, [Parts(parts, table)] * tables, parts)
+    told = [torch.empty(one.shape, dtype=torch.float32, device=META) for one in routed]
+    kernels.copy_small(list(zip(routed, told, strict=True)))
 
 
 @dataclass(frozen=True)

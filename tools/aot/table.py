@@ -41,8 +41,10 @@ def describe(launch: Version) -> str:
         parts.append(f"{of['SPLITS']} splits")
     if of.get("INT8"):
         parts.append("int8 cache")
-    if of.get("BOTH"):
-        parts.append("two parts a slot")
+    if of.get("TABLES"):
+        parts.append(f"{of['TABLES']} tables")
+    if of.get("COUNT"):
+        parts.append(f"{of['COUNT']} copies")
     return ", ".join((*parts, f"{launch.warps} warp{'s' * (launch.warps > 1)}"))
 
 

@@ -18,7 +18,7 @@ from xverse_kernels.cpu.plain import attend_plainly, exact_splits, in_exact_spli
 from xverse_kernels.kv_rows import Int8Rows, Rows
 from xverse_kernels.packing import ExpertBlocks, PackedMatrix
 from xverse_kernels.reference_backend import ReferenceBackend, normed_state
-from xverse_kernels.types import Norm, Projection, Rotary, RoutedTokens, SwigluWeights
+from xverse_kernels.types import Norm, Parts, Projection, Rotary, RoutedTokens, SwigluWeights
 
 LARGEST_HEAD = 256
 CACHE_BITS = {torch.int8: 8, torch.bfloat16: 16, torch.float32: 32}
@@ -33,6 +33,7 @@ class CpuBackend:
 
     name = "cpu"
     exact_splits = True
+    reaches_host_memory = False
 
     def __init__(self, instructions: str | None = None) -> None:
         """``instructions``: one of `instruction_sets`; by default the fastest."""
@@ -242,8 +243,13 @@ class CpuBackend:
         x, weights = routed.normed.float(), routed.weights.float()
         put_parts(x, weights, routed.expert_ids, experts, out)
 
-    def add_parts(self, residual: Tensor, parts: Sequence[Tensor]) -> Tensor:
-        return self._plain.add_parts(residual, parts)
+    def add_parts(
+        self, residual: Tensor, expert_ids: Tensor, here: Sequence[Parts], rest: Tensor
+    ) -> Tensor:
+        return self._plain.add_parts(residual, expert_ids, here, rest)
+
+    def copy_small(self, copies: Sequence[tuple[Tensor, Tensor]]) -> None:
+        self._plain.copy_small(copies)
 
     def mlp(
         self,

@@ -18,7 +18,7 @@ from xverse_kernels.triton.tiles import (
     experts_each_tokens,
     gemv_tokens,
 )
-from xverse_kernels.types import Norm, Projection, Rotary, RoutedTokens, SwigluWeights
+from xverse_kernels.types import Norm, Parts, Projection, Rotary, RoutedTokens, SwigluWeights
 
 
 class TritonBackend:
@@ -26,6 +26,7 @@ class TritonBackend:
 
     name = "triton"
     exact_splits = False
+    reaches_host_memory = True
 
     def __init__(self, device: torch.device, *, by_torch: bool | None = None) -> None:
         """``by_torch``: whether torch makes all products of many tokens, as it should where Triton
@@ -129,8 +130,13 @@ class TritonBackend:
         h = experts.gate_up_each(routed, experts_, pdl=self._pdl)
         parts.down_parts(h, routed, experts_, out, pdl=self._pdl)
 
-    def add_parts(self, residual: Tensor, parts_: Sequence[Tensor]) -> Tensor:
-        return parts.add_parts(residual, parts_, pdl=self._pdl)
+    def add_parts(
+        self, residual: Tensor, expert_ids: Tensor, here: Sequence[Parts], rest: Tensor
+    ) -> Tensor:
+        return parts.add_parts(residual, expert_ids, here, rest, pdl=self._pdl)
+
+    def copy_small(self, copies: Sequence[tuple[Tensor, Tensor]]) -> None:
+        parts.copy_small(copies, self._workspace.counters.device, pdl=self._pdl)
 
     def mlp(
         self,

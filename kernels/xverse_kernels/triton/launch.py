@@ -230,6 +230,7 @@ class Launcher:
         stages: int = 3,
         registers: int | None = None,
         pdl: bool = False,
+        device: torch.device | None = None,
     ) -> None:
         """Launch.
 
@@ -242,13 +243,14 @@ class Launcher:
             registers: most of a thread, so that as many programs run at a time as planned; NVIDIA's
                 compiler alone is told.
             pdl: programmatic dependent launch; the kernel has a constant of that name for it.
+            device: by default that of the first tensor, which can be the host's pinned memory.
         """
         for programs in grid[1:]:
             if programs > MOST_PROGRAMS:
                 raise ValueError(
                     f"a grid of {grid} programs: no GPU launches more than 65535 there"
                 )
-        device = args[0].device
+        device = args[0].device if device is None else device
         kinds = []  # one plain loop: this is most of what a launch costs here
         for arg in args:
             if isinstance(arg, Tensor):

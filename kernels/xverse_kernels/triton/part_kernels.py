@@ -1,4 +1,4 @@
-"""What each slot adds, apart from the others; and adding it all up in one order."""
+"""What each slot adds, apart from the others; adding it all up in one order; small copies."""
 
 import triton
 import triton.language as tl
@@ -53,13 +53,15 @@ def down_parts_kernel(
 
 @triton.jit
 def add_parts_kernel(
-    residual_ptr, first_ptr, second_ptr, out_ptr,
-    SLOTS: tl.constexpr, HIDDEN: tl.constexpr, BLOCK: tl.constexpr, BOTH: tl.constexpr,
+    residual_ptr, ids_ptr, first_ptr, first_table_ptr, second_ptr, second_table_ptr, rest_ptr,
+    out_ptr,
+    SLOTS: tl.constexpr, HIDDEN: tl.constexpr, BLOCK: tl.constexpr, TABLES: tl.constexpr,
     PDL: tl.constexpr,
 ):  # fmt: skip
-    """``out = residual + sum over slots of (first + second)``, in the order of the slots.
+    """``out = residual +`` what each slot adds, in the order of the slots.
 
-    Grid: tokens, hidden / BLOCK. first and second fp32 [T, SLOTS, HIDDEN]; second with BOTH.
+    Grid: tokens, hidden / BLOCK. first, second and rest fp32 [T, SLOTS, HIDDEN]: a slot is read from
+    the first of TABLES whose table has a block for its expert, else from rest.
     """
     token = tl.program_id(0)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -70,10 +72,51 @@ def add_parts_kernel(
     total = tl.load(residual_ptr + at, mask=inside, other=0.0).to(tl.float32)
     for slot in tl.static_range(SLOTS):
         cell = (token.to(tl.int64) * SLOTS + slot) * HIDDEN + column
-        part = tl.load(first_ptr + cell, mask=inside, other=0.0)
-        if BOTH:
-            part += tl.load(second_ptr + cell, mask=inside, other=0.0)
+        part = tl.zeros((BLOCK,), tl.float32)
+        elsewhere = inside
+        if TABLES > 0:
+            expert = tl.load(ids_ptr + token * SLOTS + slot)
+            is_here = tl.load(first_table_ptr + expert) >= 0
+            part += tl.load(first_ptr + cell, mask=elsewhere & is_here, other=0.0)
+            elsewhere = elsewhere & (is_here == 0)
+        if TABLES > 1:
+            is_here = tl.load(second_table_ptr + expert) >= 0
+            part += tl.load(second_ptr + cell, mask=elsewhere & is_here, other=0.0)
+            elsewhere = elsewhere & (is_here == 0)
+        part += tl.load(rest_ptr + cell, mask=elsewhere, other=0.0)
         total += part
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
     tl.store(out_ptr + at, total.to(out_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _copy(source_ptr, target_ptr, count, at):
+    inside = at < count
+    values = tl.load(source_ptr + at, mask=inside)
+    tl.store(target_ptr + at, values.to(target_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["n0", "n1", "n2", "n3", "n4"])
+def copy_small_kernel(
+    source0_ptr, source1_ptr, source2_ptr, source3_ptr, source4_ptr,
+    target0_ptr, target1_ptr, target2_ptr, target3_ptr, target4_ptr,
+    n0, n1, n2, n3, n4,
+    COUNT: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """The first COUNT sources to their targets, in the targets' dtypes.
+
+    Grid: most elements / BLOCK.
+    """
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    if PDL:
+        tl.extra.cuda.gdc_wait()
+    _copy(source0_ptr, target0_ptr, n0, at)
+    if COUNT > 1:
+        _copy(source1_ptr, target1_ptr, n1, at)
+    if COUNT > 2:
+        _copy(source2_ptr, target2_ptr, n2, at)
+    if COUNT > 3:
+        _copy(source3_ptr, target3_ptr, n3, at)
+    if COUNT > 4:
+        _copy(source4_ptr, target4_ptr, n4, at)

@@ -1,4 +1,4 @@
-"""Launching what computes slots apart, and what adds them up."""
+"""Launching what computes slots apart, what adds them up, and small copies to and from the host."""
 
 from __future__ import annotations
 
@@ -9,12 +9,27 @@ from torch import Tensor
 
 from xverse_kernels.packing import ExpertBlocks
 from xverse_kernels.triton.launch import Launcher, block_views, require_rows
-from xverse_kernels.triton.part_kernels import add_parts_kernel, down_parts_kernel
-from xverse_kernels.triton.tiles import ADD_COLUMNS, ADD_WARPS, DOWN_PARTS, GemvTile
-from xverse_kernels.types import RoutedTokens
+from xverse_kernels.triton.part_kernels import (
+    add_parts_kernel,
+    copy_small_kernel,
+    down_parts_kernel,
+)
+from xverse_kernels.triton.tiles import (
+    ADD_COLUMNS,
+    ADD_WARPS,
+    COPY_ELEMENTS,
+    COPY_WARPS,
+    DOWN_PARTS,
+    GemvTile,
+)
+from xverse_kernels.types import Parts, RoutedTokens
 
 _down_parts = Launcher(down_parts_kernel)
 _add_parts = Launcher(add_parts_kernel)
+_copy_small = Launcher(copy_small_kernel)
+
+MOST_HERE = 2
+MOST_COPIES = 5
 
 
 def down_parts(
@@ -62,35 +77,74 @@ def down_parts(
     )
 
 
-def add_parts(residual: Tensor, parts: Sequence[Tensor], *, pdl: bool = False) -> Tensor:
-    """``residual`` [T, H] plus slot after slot of ``parts`` fp32 [T, S, H], in its own dtype.
+def add_parts(
+    residual: Tensor,
+    expert_ids: Tensor,
+    here: Sequence[Parts],
+    rest: Tensor,
+    *,
+    pdl: bool = False,
+) -> Tensor:
+    """See `KernelBackend.add_parts`.
 
     Raises:
-        ValueError: tensors with gaps, or parts of another shape or dtype.
+        ValueError: tensors with gaps, parts of another shape or dtype, or of more than two.
     """
     tokens, hidden = residual.shape
-    slots = parts[0].shape[1]
-    require_rows(residual)
-    for part in parts:
-        _require_parts(part, (tokens, slots, hidden))
-    first, *others = parts
-    while len(others) > 1:  # exact: all but one are zero
-        first = first + others.pop()
+    slots = expert_ids.shape[1]
+    require_rows(residual, expert_ids, *(parts.table for parts in here))
+    for values in (*(parts.values for parts in here), rest):
+        _require_parts(values, (tokens, slots, hidden))
+    if len(here) > MOST_HERE:
+        raise ValueError(f"parts of {MOST_HERE} tables at most, not of {len(here)}")
+    unread = (Parts(rest, expert_ids),) * (MOST_HERE - len(here))
+    first, second = (*here, *unread)
     out = torch.empty_like(residual)
     _add_parts(
         (tokens, -(-hidden // ADD_COLUMNS)),
-        (residual, first, others[0] if others else first, out),
+        (residual, expert_ids, *first, *second, rest, out),
         {
             "SLOTS": slots,
             "HIDDEN": hidden,
             "BLOCK": ADD_COLUMNS,
-            "BOTH": bool(others),
+            "TABLES": len(here),
             "PDL": pdl,
         },
         warps=ADD_WARPS,
         pdl=pdl,
     )
     return out
+
+
+def copy_small(
+    copies: Sequence[tuple[Tensor, Tensor]], device: torch.device, *, pdl: bool = False
+) -> None:
+    """See `KernelBackend.copy_small`; in one launch on ``device``.
+
+    Raises:
+        ValueError: tensors with gaps, pairs of different sizes, or more than five.
+    """
+    if len(copies) > MOST_COPIES:
+        raise ValueError(f"{MOST_COPIES} copies at most, not {len(copies)}")
+    for source, target in copies:
+        require_rows(source, target)
+        if source.numel() != target.numel():
+            raise ValueError(f"{source.numel()} elements do not fill {target.numel()}")
+    unread = (copies[0],) * (MOST_COPIES - len(copies))
+    pairs = (*copies, *unread)
+    longest = max(source.numel() for source, _ in copies)
+    _copy_small(
+        (-(-longest // COPY_ELEMENTS),),
+        (
+            *(source for source, _ in pairs),
+            *(target for _, target in pairs),
+            *(source.numel() for source, _ in pairs),
+        ),
+        {"COUNT": len(copies), "BLOCK": COPY_ELEMENTS, "PDL": pdl},
+        warps=COPY_WARPS,
+        pdl=pdl,
+        device=device,
+    )
 
 
 def _require_parts(parts: Tensor, shape: tuple[int, int, int]) -> None:

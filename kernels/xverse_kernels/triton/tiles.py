@@ -67,6 +67,7 @@ DOWN_PARTS = {
     4: GemvTile(rows=16, block=32, warps=2),
 }
 ADD_COLUMNS, ADD_WARPS = 128, 1  # a program of `add_parts`: 16 bytes a thread and slot
+COPY_ELEMENTS, COPY_WARPS = 256, 2  # of each pair, a program of `copy_small`
 
 
 def linear_tile(bits: int, rows: int) -> GemvTile:

@@ -21,6 +21,7 @@ from tests.kernels.cpu.support import (
     route_randomly,
 )
 from tests.kernels.cpu.test_splits import check, splits
+from tests.kernels.shares import shared_out
 from xverse_kernels import reference
 from xverse_kernels.cpu.backend import CpuBackend
 from xverse_kernels.cpu.plain import MOST_ALONE
@@ -152,19 +153,25 @@ def test_parts_of_another_kind_are_refused(fastest: CpuBackend, wrong: str) -> N
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=name_of)
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_adding_up(fastest: CpuBackend, dtype: torch.dtype, count: int) -> None:
-    """Slot after slot in fp32, whoever computed it, and rounded once."""
+@pytest.mark.parametrize("tables", [0, 1, 2])
+def test_adding_up(fastest: CpuBackend, dtype: torch.dtype, tables: int) -> None:
+    """Slot after slot in fp32, read where its expert was computed, and rounded once."""
     residual, shares = guarded((randn(5, 96) * 3).to(dtype)), randn(5, 4, 96, seed=2)
-    owner = torch.randint(count, (5, 4, 1), generator=torch.Generator().manual_seed(3))
-    parts = [guarded(torch.where(owner == one, shares, 0.0)) for one in range(count)]
+    ids, here, rest = shared_out(shares, tables)
     expected = residual.float()
     for slot in range(4):
         expected = expected + shares[:, slot]
-    actual = fastest.add_parts(residual, parts)
+    actual = fastest.add_parts(residual, ids, here, rest)
     assert actual.dtype == dtype
     assert torch.equal(actual, expected.to(dtype))
-    assert torch.equal(fastest.add_parts(residual, parts[::-1]), actual)
+
+
+def test_small_copies(fastest: CpuBackend) -> None:
+    ids, weights = torch.arange(8), randn(2, 4).bfloat16()
+    targets = (torch.zeros(8, dtype=torch.int32), torch.zeros(2, 4))
+    fastest.copy_small(list(zip((ids, weights), targets, strict=True)))
+    assert targets[0].tolist() == list(range(8))
+    assert torch.equal(targets[1], weights.float())
 
 
 @forms

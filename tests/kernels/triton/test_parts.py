@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.kernels.shares import shared_out
 from tests.kernels.triton.interpreter import (
     CPU,
     FLOATS,
@@ -26,7 +27,7 @@ from xverse_kernels.triton import parts as launchers
 from xverse_kernels.triton.experts import gate_up_each
 from xverse_kernels.triton.parts import add_parts, down_parts
 from xverse_kernels.triton.tiles import experts_each_tokens
-from xverse_kernels.types import RoutedTokens
+from xverse_kernels.types import Parts, RoutedTokens
 
 
 @pytest.fixture
@@ -123,26 +124,67 @@ def test_more_tokens_than_experts_takes_pair_by_pair(kernels: KernelBackend) -> 
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=name_of)
-@pytest.mark.parametrize("count", [1, 2, 3, 4])
+@pytest.mark.parametrize("tables", [0, 1, 2])
 @pytest.mark.parametrize("hidden", [96, 160, 288])
-def test_adding_up(kernels: KernelBackend, dtype: torch.dtype, count: int, hidden: int) -> None:
+def test_adding_up(kernels: KernelBackend, dtype: torch.dtype, tables: int, hidden: int) -> None:
+    """Slots are read where their experts were computed, and what is read nowhere is NaN."""
     residual, shares = guarded(randn(3, hidden).to(dtype) * 3), randn(3, 5, hidden, seed=2)
-    owner = torch.randint(count, (3, 5, 1), generator=torch.Generator().manual_seed(3))
-    parts = [guarded(torch.where(owner == one, shares, 0.0)) for one in range(count)]
+    ids, here, rest = shared_out(shares, tables)
     expected = residual.float()
     for slot in range(5):
         expected = expected + shares[:, slot]
-    actual = kernels.add_parts(residual, parts)
+    actual = kernels.add_parts(residual, ids, here, rest)
     assert torch.equal(actual, expected.to(dtype))
-    assert torch.equal(actual, reference.add_parts(residual, parts))
-    assert torch.equal(kernels.add_parts(residual, parts[::-1]), actual)
+    assert torch.equal(actual, reference.add_parts(residual, ids, here, rest))
+
+
+def test_a_slot_is_read_from_the_first_table_that_has_it(kernels: KernelBackend) -> None:
+    ids = torch.tensor([[2, 0, 1]], dtype=torch.int32)
+    values = [torch.full((1, 3, 32), scale) for scale in (1.0, 10.0, 100.0)]
+    tables = [torch.tensor(one, dtype=torch.int32) for one in ([-1, 7, -1], [-1, 0, 0])]
+    here = [Parts(*one) for one in zip(values, tables, strict=False)]
+    added = kernels.add_parts(torch.zeros(1, 32), ids, here, values[2])
+    assert torch.equal(added, torch.full((1, 32), 10.0 + 100.0 + 1.0))
 
 
 def test_bf16_residuals_come_out_as_bf16(kernels: KernelBackend) -> None:
     residual, parts = guarded(randn(2, 64).bfloat16()), guarded(randn(2, 3, 64, seed=1))
-    actual = kernels.add_parts(residual, [parts])
+    ids = torch.zeros(2, 3, dtype=torch.int32)
+    actual = kernels.add_parts(residual, ids, [], parts)
     assert actual.dtype == torch.bfloat16  # the interpreter cuts where a GPU rounds
     assert relative_error(actual, residual.float() + parts.sum(1)) < LIMITS[torch.bfloat16]
+
+
+COPIED = [
+    (torch.int32, torch.int32, (1, 66)),
+    (torch.bfloat16, torch.float32, (3, 8)),
+    (torch.float32, torch.float32, (3, 64)),
+    (torch.float16, torch.float32, (3, 300)),  # more than a program copies
+    (torch.int64, torch.int32, (3, 8)),
+]
+
+
+@pytest.mark.parametrize("count", range(1, len(COPIED) + 1))
+def test_small_copies(kernels: KernelBackend, count: int) -> None:
+    pairs, expected = [], []
+    for source, target, shape in COPIED[-count:]:
+        values = (randn(*shape) * 100).to(source)
+        pairs.append((guarded(values), guarded(torch.full(shape, -1, dtype=target))))
+        expected.append(values.to(target))
+    kernels.copy_small(pairs)
+    for (_, copied), values in zip(pairs, expected, strict=True):
+        assert torch.equal(copied, values)
+
+
+def test_small_copies_that_cannot_be(kernels: KernelBackend) -> None:
+    some = torch.zeros(8)
+    for pairs, message in (
+        ([(some, some[:4])], "8 elements do not fill 4"),
+        ([(some, some)] * 6, "5 copies at most"),
+        ([(some[::2], some[:4])], r"\.contiguous\(\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            kernels.copy_small(pairs)
 
 
 def test_shares_add_up_to_the_experts(kernels: KernelBackend) -> None:
@@ -150,7 +192,8 @@ def test_shares_add_up_to_the_experts(kernels: KernelBackend) -> None:
     routed, residual = route_randomly(3, 64, 5, 3), guarded(randn(3, 64, seed=8))
     out = poisoned_parts(routed)
     kernels.expert_parts(routed, experts, out)
-    actual = kernels.add_parts(residual, [out])
+    zeros = torch.zeros_like(out)  # of experts without a block
+    actual = kernels.add_parts(residual, routed.expert_ids, [Parts(out, experts.table)], zeros)
     assert relative_error(actual, kernels.experts(routed, experts, residual)) < 1e-6
 
 
@@ -188,10 +231,17 @@ def test_parts_of_another_kind_are_refused(kernels: KernelBackend, wrong: str) -
         kernels.expert_parts(routed, experts, out)
     if wrong != "shape":
         with pytest.raises(ValueError, match=message):
-            kernels.add_parts(torch.zeros(1, 32), [out])
+            kernels.add_parts(torch.zeros(1, 32), routed.expert_ids, [], out)
 
 
 def test_columns_beyond_a_programs_share(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launchers, "ADD_COLUMNS", 32)
-    residual, parts = guarded(randn(2, 80)), guarded(randn(2, 3, 80, seed=1))
-    assert torch.equal(add_parts(residual, [parts]), reference.add_parts(residual, [parts]))
+    residual, shares = guarded(randn(2, 80)), randn(2, 3, 80, seed=1)
+    parts = shared_out(shares, 1)
+    assert torch.equal(add_parts(residual, *parts), reference.add_parts(residual, *parts))
+
+
+def test_more_tables_than_a_kernel_takes() -> None:
+    ids, here, rest = shared_out(randn(1, 2, 32), 2)
+    with pytest.raises(ValueError, match="2 tables at most, not of 3"):
+        add_parts(torch.zeros(1, 32), ids, [*here, here[0]], rest)

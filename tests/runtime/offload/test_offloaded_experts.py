@@ -223,7 +223,7 @@ def after_layer(model: Model, layer: int, routed: RoutedTokens, x: Tensor) -> Te
     """For few tokens, with every expert at hand."""
     out = torch.empty(*routed.expert_ids.shape, HIDDEN)
     model.kernels.expert_parts(routed, model.layers[layer], out)
-    return model.kernels.add_parts(x, [out])
+    return model.kernels.add_parts(x, routed.expert_ids, [], out)
 
 
 def plainly(model: Model, x: Tensor, staged: int = 3) -> Tensor:
