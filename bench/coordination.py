@@ -33,7 +33,7 @@ from xverse_runtime.offload.policy import ScoreWindow
 from xverse_runtime.offload.scheduler import MissScheduler
 from xverse_runtime.offload.synthetic_guesses import CAREFUL, SyntheticGuesses
 from xverse_runtime.offload.synthetic_routing import SyntheticRouting
-from xverse_runtime.offload.transfer import BlockCopy
+from xverse_runtime.offload.transfer import BlockCopy, SmallCopies
 
 LAYERS, EXPERTS, SHARED, TOP_K, HIDDEN = 28, 64, 2, 6, 2560
 BLOCK = 7_467_008  # bytes of a real expert in int4; those here are small, and never read
@@ -89,10 +89,14 @@ class _Device:
     def pin(self, blocks: Tensor) -> bool:
         return True
 
-    def to_host(self, source: Tensor, target: Tensor) -> None:
-        target.copy_(source)
+    reads_in_place = True
 
-    to_device = to_host
+    def to_host(self, copies: SmallCopies) -> None:
+        for source, target in copies:
+            target.copy_(source)
+
+    def to_device(self, source: Tensor, target: Tensor) -> None:
+        target.copy_(source)
 
     def mark(self) -> _Passed:
         return _Passed()
@@ -100,9 +104,10 @@ class _Device:
     def reading(self, rows: Iterable[int]) -> None:
         pass
 
-    writing = reading
+    def reading_in_place(self, buffer: Tensor) -> None:
+        pass
 
-    def upload(self, pool: Tensor, copies: Sequence[BlockCopy], *, at_once: bool = False) -> _Copy:
+    def upload(self, pool: Tensor, copies: Sequence[BlockCopy], *, after: object = None) -> _Copy:
         return _Copy(self.clock, BLOCK * len(copies))
 
     def compute_after(self, upload: object) -> None:
@@ -115,9 +120,6 @@ class _Device:
 class _Kernels:
     def expert_parts(self, routed: RoutedTokens, experts: ExpertBlocks, out: Tensor) -> None:
         pass
-
-    def add_parts(self, residual: Tensor, parts: Sequence[Tensor]) -> Tensor:
-        return residual
 
 
 def make_offload(device: _Device, slots: int) -> ExpertOffload:

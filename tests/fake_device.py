@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from xverse_runtime.offload.patience import Awaited, Patience, await_computations, await_upload
-from xverse_runtime.offload.transfer import NOTHING_NAMED, BlockCopy
+from xverse_runtime.offload.transfer import NOTHING_NAMED, BlockCopy, SmallCopies
 
 GARBAGE = 0xA5
 
@@ -70,17 +70,17 @@ class FakeMark:
 
     def __init__(self, device: FakeDevice, place: int) -> None:
         self._device = device
-        self._place = place
+        self.place = place
 
     def wait(self, awaited: Awaited = NOTHING_NAMED) -> None:
         device = self._device
         await_computations(
             device.patience,
-            lambda: self._place < device.sticks_at,
+            lambda: self.place < device.sticks_at,
             lambda: not device.uploads_stick,
             awaited,
         )
-        device.reach(self._place)
+        device.reach(self.place)
 
 
 class FakeDevice:
@@ -95,6 +95,7 @@ class FakeDevice:
         most_delay: int = 6,
         pins: Callable[[int], bool] = lambda _bytes: True,
         memory: int | None = None,
+        reads_in_place: bool = False,
         upload_seconds: Callable[[int], float] = lambda nbytes: 1e-4 + nbytes / 1e10,
     ) -> None:
         """
@@ -103,20 +104,22 @@ class FakeDevice:
             most_delay: of an upload, in looks at the device.
             pins: whether so many bytes can be pinned.
             memory: bytes that `empty` can give in all.
+            reads_in_place: whether computations reach buffers of the host.
             upload_seconds: what an upload is said to have taken.
         """
         self._rng = rng or random.Random(0)
         self._most_delay = most_delay
         self._pins = pins
         self._memory = memory
+        self.reads_in_place = reads_in_place
         self.upload_seconds = upload_seconds
         self._uploads: list[FakeUpload] = []  # under way, in their order
         self._unseen: list[tuple[int, FakeUpload]] = []  # over, but the host cannot know it yet
         self._asked = 0  # of computations and small copies
         self._to_host: list[tuple[int, Tensor, Tensor]] = []
-        self._to_device: list[tuple[int, Tensor, Tensor]] = []
+        self._read: list[tuple[int, Tensor, Tensor]] = []  # buffers, and what was in them
         self._reachable: list[Tensor] = []
-        self._touched: dict[int, int] = {}  # rows, and the last computation that needs them
+        self._touched: dict[int, int] = {}  # rows, and the last computation that reads them
         self._reached = 0  # of what was asked for, the host knows that so much is over
         self.uploads = 0
         self.patience = Patience()
@@ -164,33 +167,38 @@ class FakeDevice:
         self._reachable.append(blocks)
         return True
 
-    def to_host(self, source: Tensor, target: Tensor) -> None:
-        self._must_reach(target)
+    def to_host(self, copies: SmallCopies) -> None:
         self._asked += 1
-        self._to_host.append((self._asked, source.clone(), target))
-        target.view(torch.uint8).fill_(GARBAGE)
+        for source, target in copies:
+            self._must_reach(target)
+            assert source.numel() == target.numel()
+            self._to_host.append((self._asked, source.to(target.dtype, copy=True), target))
+            target.view(torch.uint8).fill_(GARBAGE)
 
     def to_device(self, source: Tensor, target: Tensor) -> None:
-        self._must_reach(source)
-        self._asked += 1
-        self._to_device.append((self._asked, source, source.clone()))
+        self.reading_in_place(source)
         target.copy_(source)
+
+    def reading_in_place(self, buffer: Tensor) -> None:
+        self._must_reach(buffer)
+        self._asked += 1
+        self._read.append((self._asked, buffer, buffer.clone()))
 
     def mark(self) -> FakeMark:
         return FakeMark(self, self._asked)
 
     def reading(self, rows: Iterable[int]) -> None:
-        self._touch(list(rows), "read")
-
-    def writing(self, rows: Iterable[int]) -> None:
-        self._touch(list(rows), "written")
+        rows = list(rows)
+        self._asked += 1
+        self._must_be_still(rows)
+        self._touched.update(dict.fromkeys(rows, self._asked))
 
     def upload(
-        self, pool: Tensor, copies: Sequence[BlockCopy], *, at_once: bool = False
+        self, pool: Tensor, copies: Sequence[BlockCopy], *, after: FakeMark | None = None
     ) -> FakeUpload:
         for block, row in copies:
             self._must_reach(block)
-            if at_once and self._touched.get(row, 0) > self._reached:
+            if after is not None and self._touched.get(row, 0) > after.place:
                 raise HazardError(f"row {row} would be overwritten while it may still be needed")
         upload = FakeUpload(self, pool, copies, self._rng.randint(0, self._most_delay))
         rows = [row for _, row in copies]
@@ -232,10 +240,10 @@ class FakeDevice:
     def reach(self, place: int) -> None:
         """The host knows that the computations up to here are over."""
         self._reached = max(self._reached, place)
-        for _, source, as_asked in [one for one in self._to_device if one[0] <= place]:
-            if not same_bytes(source, as_asked):
-                raise HazardError("a buffer was written while it was being copied to the device")
-        self._to_device = [one for one in self._to_device if one[0] > place]
+        for _, buffer, as_asked in [one for one in self._read if one[0] <= place]:
+            if not same_bytes(buffer, as_asked):
+                raise HazardError("a buffer was written while the device may still be reading it")
+        self._read = [one for one in self._read if one[0] > place]
         for _, source, target in [one for one in self._to_host if one[0] <= place]:
             target.copy_(source)
         self._to_host = [one for one in self._to_host if one[0] > place]
@@ -265,18 +273,13 @@ class FakeDevice:
         """Computations that are asked for from now on never end."""
         self.sticks_at = self._asked + 1
 
-    def _touch(self, rows: list[int], what: str) -> None:
-        self._asked += 1
-        self._must_be_still(rows, what)
-        self._touched.update(dict.fromkeys(rows, self._asked))
-
-    def _must_be_still(self, rows: Iterable[int], what: str) -> None:
+    def _must_be_still(self, rows: Iterable[int]) -> None:
         if self._asked > self.sticks_at:
             return  # never happens
         coming = {row for upload in self._uploads for row in upload.rows}
         early = sorted(coming & set(rows))
         if early:
-            raise HazardError(f"rows {early} would be {what} while an upload to them is under way")
+            raise HazardError(f"rows {early} would be read while an upload to them is under way")
 
     def _must_reach(self, memory: Tensor) -> None:
         first, last = memory.data_ptr(), memory.data_ptr() + memory.nbytes

@@ -147,8 +147,9 @@ def _measure(
         return {"tokens_per_s": accelerate_tokens_per_s(config, blocks, cap * GIB)}
     wishes = Wishes(device="cuda", precision=what, context=context, gpu_memory=cap * GIB)
     plan = ModelPlan(plan_memory(config, machine, wishes).placement, machine)
-    device, queues = torch.device("cuda"), CudaQueues(torch.device("cuda"))
+    device = torch.device("cuda", torch.cuda.current_device())
     kernels = TracedKernels(select_backend("triton", device), config, device)
+    queues = CudaQueues(device, kernels)
     try:
         return measure_point(config, plan, blocks, queues, kernels, GraphRecorder(device))
     finally:

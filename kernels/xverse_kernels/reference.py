@@ -146,9 +146,7 @@ def expert_parts(
     return out
 
 
-def add_parts(
-    residual: Tensor, expert_ids: Tensor, here: Sequence[Parts], rest: Tensor
-) -> Tensor:
+def add_parts(residual: Tensor, expert_ids: Tensor, here: Sequence[Parts], rest: Tensor) -> Tensor:
     """``residual`` [T, H] plus slot after slot, added up in fp32: see `KernelBackend.add_parts`."""
     slots, total = rest, residual.float()
     for parts in reversed(here):

@@ -209,7 +209,7 @@ class _Loading:
     ) -> ExpertOffload | None:
         if self.fit.offload is None:
             return None
-        queues = CudaQueues(self.fit.device)
+        queues = CudaQueues(self.fit.device, kernels)
         try:
             return build_offload(
                 loaded.weights,

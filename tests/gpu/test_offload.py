@@ -18,6 +18,7 @@ from tests.runtime.offload.test_offloaded_engine import (
     reply,
     store,
 )
+from xverse_kernels.backend import select_backend
 from xverse_runtime import engine_parts
 from xverse_runtime.config import EngineConfig, ModelConfig
 from xverse_runtime.engine import Engine
@@ -61,16 +62,21 @@ def load(store: Path, config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> L
     return make
 
 
-def test_uploads_bring_the_bytes(config: ModelConfig) -> None:
-    queues = CudaQueues(torch.device("cuda", torch.cuda.current_device()))
+@pytest.mark.parametrize("by_kernel", [False, True])
+def test_uploads_bring_the_bytes(by_kernel: bool) -> None:
+    device = torch.device("cuda", torch.cuda.current_device())
+    queues = CudaQueues(device, select_backend("triton", device) if by_kernel else None)
+    assert queues.reads_in_place == by_kernel
     pool = queues.empty(8, 4096, dtype=torch.uint8)
     blocks = torch.randint(0, 256, (8, 4096), dtype=torch.uint8)
     assert queues.pin(blocks)
     for turn in range(50):
-        upload = queues.upload(pool, [(blocks[row], (row + turn) % 8) for row in range(8)])
+        after = queues.mark() if turn % 2 else None
+        copies = [(blocks[row], (row + turn) % 8) for row in range(8)]
+        upload = queues.upload(pool, copies, after=after)
         queues.compute_after(upload)
         back = queues.host_buffer(8, 4096, dtype=torch.uint8)
-        queues.to_host(pool, back)
+        queues.to_host([(pool.view(torch.int32), back.view(torch.int32))])
         mark = queues.mark()
         mark.wait()
         assert torch.equal(back, blocks.roll(turn, 0))
@@ -88,14 +94,14 @@ def test_slots_hold_what_the_table_says(load: Load, config: ModelConfig, prompt:
     assert offload is not None
     cache = offload.cache
     torch.cuda.synchronize()
-    cache.poll(offload.rules)
-    torch.cuda.synchronize()
+    offload.uploads.settle()
     for layer in range(config.num_layers):
+        cache.update_table(layer)
         table = cache.table(layer).cpu()
-        for expert, slot in enumerate(cache.slots.table(layer)):
-            assert int(table[expert]) == slot
-            if slot >= 0:
-                assert torch.equal(cache.pool[slot].cpu(), cache.host.block((layer, expert)))
+        for expert, row in enumerate(cache.slot_rows(layer)):
+            assert int(table[expert]) == row
+            if row >= 0:
+                assert torch.equal(cache.pool[row].cpu(), cache.host.block((layer, expert)))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.7])

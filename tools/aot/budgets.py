@@ -27,7 +27,7 @@ REGISTERS: dict[tuple[str, int, int], int] = {
     ("down_parts", 16, 0): 112,
     ("down_parts", 8, 0): 64,
     ("down_parts", 4, 0): 72,
-    ("add_parts", 0, 0): 96,
+    ("add_parts", 0, 0): 112,
     ("copy_small", 0, 0): 40,
     # query, keys, values and running sums of half a head in every thread; 16 warps, 14 on Blackwell
     ("decode_attention", 0, 0): 144,

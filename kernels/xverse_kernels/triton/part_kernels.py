@@ -60,8 +60,8 @@ def add_parts_kernel(
 ):  # fmt: skip
     """``out = residual +`` what each slot adds, in the order of the slots.
 
-    Grid: tokens, hidden / BLOCK. first, second and rest fp32 [T, SLOTS, HIDDEN]: a slot is read from
-    the first of TABLES whose table has a block for its expert, else from rest.
+    Grid: tokens, hidden / BLOCK. first, second and rest fp32 [T, SLOTS, HIDDEN]: a slot is read
+    from the first of TABLES whose table has a block for its expert, else from rest.
     """
     token = tl.program_id(0)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)

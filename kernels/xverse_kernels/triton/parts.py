@@ -97,12 +97,11 @@ def add_parts(
         _require_parts(values, (tokens, slots, hidden))
     if len(here) > MOST_HERE:
         raise ValueError(f"parts of {MOST_HERE} tables at most, not of {len(here)}")
-    unread = (Parts(rest, expert_ids),) * (MOST_HERE - len(here))
-    first, second = (*here, *unread)
+    read = [*here, Parts(rest, expert_ids), Parts(rest, expert_ids)]
     out = torch.empty_like(residual)
     _add_parts(
         (tokens, -(-hidden // ADD_COLUMNS)),
-        (residual, expert_ids, *first, *second, rest, out),
+        (residual, expert_ids, *read[0], *read[1], rest, out),
         {
             "SLOTS": slots,
             "HIDDEN": hidden,
@@ -130,8 +129,9 @@ def copy_small(
         require_rows(source, target)
         if source.numel() != target.numel():
             raise ValueError(f"{source.numel()} elements do not fill {target.numel()}")
-    unread = (copies[0],) * (MOST_COPIES - len(copies))
-    pairs = (*copies, *unread)
+    # rows in the middle of a tensor can begin where kernels do not read
+    pairs = [(one if one.data_ptr() % 16 == 0 else one.clone(), target) for one, target in copies]
+    pairs += [pairs[0]] * (MOST_COPIES - len(pairs))
     longest = max(source.numel() for source, _ in copies)
     _copy_small(
         (-(-longest // COPY_ELEMENTS),),

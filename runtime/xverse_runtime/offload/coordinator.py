@@ -177,6 +177,11 @@ class Coordinator:
             self.slots.commit(key)
         return reservation
 
+    @property
+    def has_wishes(self) -> bool:
+        """Whether experts wait for a copy in the background."""
+        return bool(self._wishes)
+
     def begin_upload(self) -> tuple[Key, Reservation] | None:
         """The next expert to copy in the background, into the slot that is reserved for it."""
         assert self._coming is None

@@ -93,13 +93,13 @@ class LayerStream:
 
     def _begin(self, layer: int, number: int) -> None:
         cache, half = self._cache, self._half
-        table = cache.slots.table(layer)
+        resident = cache.slot_rows(layer)
         experts = self.groups[number]
         passing = {
-            expert: cache.staging_row(half, place)
-            for place, expert in enumerate(one for one in experts if table[one] < 0)
+            expert: cache.rows.of_place(half, place)
+            for place, expert in enumerate(one for one in experts if resident[one] < 0)
         }
-        rows = {expert: passing.get(expert, table[expert]) for expert in experts}
+        rows = {expert: passing.get(expert, resident[expert]) for expert in experts}
         upload = None
         if passing:
             blocks = [cache.host.block((layer, expert)) for expert in passing]

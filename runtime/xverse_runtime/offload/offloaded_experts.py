@@ -10,34 +10,34 @@ graphs: `begin`, then `prepare_hits` and `launch_hits`, `misses`, `total` and `f
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 
-import torch
 from torch import Tensor
 
 from xverse_kernels.backend import KernelBackend
-from xverse_kernels.types import RoutedTokens
+from xverse_kernels.types import Parts, RoutedTokens
 from xverse_runtime.moe import ExpertRunner
 from xverse_runtime.offload.coordinator import Coordinator, Decision
 from xverse_runtime.offload.expert_cache import ExpertCache
+from xverse_runtime.offload.host_part import HostPart
+from xverse_runtime.offload.late_part import LatePart
 from xverse_runtime.offload.modes import ModeChooser
+from xverse_runtime.offload.pace import Pace
 from xverse_runtime.offload.patience import Awaited, CpuWatch
 from xverse_runtime.offload.policy import Key
 from xverse_runtime.offload.prompt_pass import PromptPass
 from xverse_runtime.offload.scheduler import Split
 from xverse_runtime.offload.sending_ahead import SendingAhead
 from xverse_runtime.offload.statistics import OffloadStatistics
-from xverse_runtime.offload.table_rows import TableRows
 from xverse_runtime.offload.token_buffers import TokenBuffers
 from xverse_runtime.offload.transfer import Mark, Upload
+from xverse_runtime.offload.uploads import Uploads
 
 RUNNERS_UP = 6  # experts that the policy hears of beyond the chosen ones
 MOST_DECODED = 8  # tokens: what has more is a prompt, which other figures are about
-FOLLOWING = 0.1  # of the estimates of a layer's time and the link's idle time, a layer
 
 
 @dataclass
@@ -48,6 +48,8 @@ class Unfinished:
     ids: list[list[int]]
     logits: Tensor  # of the router, fp32 [T, E], on the host
     staged: dict[Key, int]  # experts that crossed or were sent ahead and used, and their rows
+    chosen: Mark  # behind the layer's choice
+    asked: Mark | None  # behind all computations by experts, where an upload may begin there
 
 
 class ExpertOffload:
@@ -83,30 +85,20 @@ class ExpertOffload:
         self.modes = modes or ModeChooser(("scheduled",))
         self.most_few = most_few
         self.planned_slots = cache.slots.slots
+        self.uploads = Uploads(cache, rules)
         self._statistics = OffloadStatistics()
-        self._ahead = SendingAhead(cache, rules, self.modes, self._statistics)
+        self._ahead = SendingAhead(self.uploads, rules, self.modes, self._statistics)
         self._kernels = kernels
-        self._host_kernels = host_kernels
+        width = cache.host.experts + len(cache.shared_rows(0))
+        self._late = LatePart(cache, self.uploads, kernels, width)
+        self._on_host = HostPart(cache.host, host_kernels, cache.device, width, watch)
         self._top_k = top_k
         self._on_step = on_step
-        self._watch = watch
         self._prompt = PromptPass(cache, rules, kernels, top_k, self._note)
         self._single: TokenBuffers | None = None
         self._several: TokenBuffers | None = None
-        width = cache.host.experts + len(cache.shared_rows(0))
-        self._late_rows = TableRows(cache.device, width)
-        self._late_table = cache.device.empty(width, dtype=torch.int32)
-        # The table of what the CPU computes, and the same memory for single numbers: writing those
-        # to a tensor takes ten times as long.
-        self._cpu_table = torch.full((width,), -1, dtype=torch.int32)
-        self._cpu_numbers = (ctypes.c_int32 * width).from_address(self._cpu_table.data_ptr())
         self._crossing = Awaited()  # what the last layer waits for
-        self._idle_s = 0.0
-        self._chosen_at = 0.0  # when the host heard of the last layer's choice
-        self._layer_s = 0.0  # from one choice to the next
-        self._left_at: float | None = None  # when the host was through with the layer before
-        self._step_began: float | None = None
-        self._prefetched: int | None = None  # expert of the layer that hits are computed of
+        self._pace = Pace()
         self._observations: list[tuple[Split, float | None, Upload]] = []
 
     @property
@@ -127,8 +119,10 @@ class ExpertOffload:
         """
         self._prompt.forget()
         self._observations.clear()
-        self._left_at = self._step_began = None
-        self.cache.leave(slots, self.rules)
+        self._pace.interrupted()
+        self.uploads.settle()
+        self.cache.leave(slots)
+        self.rules.most_now = self.cache.staged
 
     def come_back(self) -> None:
         """Raises torch.OutOfMemoryError: it does not fit; nothing was taken."""
@@ -156,14 +150,14 @@ class ExpertOffload:
         if between is not None:
             between()
         if x.shape[0] > self.most_few:
-            self._left_at = self._step_began = None
+            self._pace.interrupted()
             return self._prompt(layer, routed, x, between)
         buffers = self.begin(routed)
         chosen = self.cache.device.mark()
         self.prepare_hits(layer)
         self.launch_hits(layer, routed, buffers)
         rest = self.misses(layer, routed, buffers, chosen)
-        x = self.total(x, buffers)
+        x = self.total(x, layer, routed, buffers)
         self.finish(rest)
         if layer == self.cache.host.layers - 1:
             self.settle()
@@ -181,13 +175,11 @@ class ExpertOffload:
             routed: what the device chose.
             guesses: ids [T, S] that the next layer's router gives for what there is by now.
         """
-        buffers, to_host = self._buffers_for(routed), self.cache.device.to_host
-        to_host(routed.expert_ids, buffers.on_host.expert_ids)
-        to_host(routed.weights.float(), buffers.on_host.weights)
-        to_host(routed.normed.float(), buffers.on_host.normed)
-        to_host(routed.logits, buffers.on_host.logits)
+        buffers = self._buffers_for(routed)
+        copies = list(zip(routed, buffers.on_host, strict=True))
         if guesses is not None:
-            to_host(guesses, buffers.guesses)
+            copies.append((guesses, buffers.guesses))
+        self.cache.device.to_host(copies)
         return buffers
 
     def _buffers_for(self, routed: RoutedTokens) -> TokenBuffers:
@@ -205,16 +197,15 @@ class ExpertOffload:
         """Bring the layer's table up to date."""
         if layer == 0:
             self.rules.prefetch.forget()  # what a pass that was broken off had expected
-        self.cache.poll_ahead(self.rules)
-        self._prefetched = self.rules.prefetch.there(layer)
-        self.cache.table(layer, self._prefetched)
+        self.uploads.poll_ahead()
+        self.cache.update_table(layer, self.rules.prefetch.there(layer))
         if self.cache.device.checks:
             self.cache.device.reading(self.cache.resident_rows(layer))
 
     def launch_hits(self, layer: int, routed: RoutedTokens, buffers: TokenBuffers) -> None:
         """Compute the experts that the device has, by a table that is always in the same place.
         Only computations: can be captured."""
-        experts = self.cache.blocks(self.cache.table(layer, self._prefetched))
+        experts = self.cache.blocks(self.cache.table(layer))
         self._kernels.expert_parts(routed, experts, buffers.hits)
 
     def misses(
@@ -239,27 +230,26 @@ class ExpertOffload:
         # What a layer waits for are the copies of the one before.
         chosen.wait(self._crossing if layer and self._crossing.experts else Awaited(layer))
         waited = perf_counter()
-        if layer == 0:
-            self._step_began, self._left_at = waited, None
-        else:
-            self._layer_s += FOLLOWING * (waited - self._chosen_at - self._layer_s)
-        self._chosen_at = waited
-        if self._left_at is not None:
-            self._idle_s += FOLLOWING * (waited - self._left_at - self._idle_s)
+        self._pace.chosen(layer, waited)
         ids: list[list[int]] = buffers.on_host.expert_ids.tolist()
         used = [expert for row in ids for expert in row[: self._top_k]]
         missing = self.rules.missing(layer, used)  # as the table has it that hits are computed by
-        self.cache.poll_ahead(self.rules)
+        self.uploads.poll_ahead()
         decision = self._decide(missing)
         begun = perf_counter()
-        upload, rows = self._late(decision, routed, buffers)
+        upload, rows = self._late(decision, routed, buffers, chosen)
         self._crossing = Awaited(layer, tuple(rows))
+        busy_s = 0.0
+        if upload is not None:
+            self._statistics.critical_bytes += upload.nbytes
+            busy_s = self.rules.scheduler.cost("link").seconds(upload.nbytes)
         if guessed:
             guesses: list[int] = buffers.guesses[0, : self._top_k].tolist()
-            link = self.rules.scheduler.cost("link")
-            busy_s = 0.0 if upload is None else link.seconds(upload.nbytes)
-            self._ahead.expect(layer + 1, guesses, self._layer_s, busy_s)
-        cpu_s = self._compute(layer, decision.split, buffers)
+            self._ahead.expect(layer + 1, guesses, self._pace.layer_s, chosen, busy_s)
+        cpu_s = None
+        if decision.split.cpu:
+            on_cpu = [expert for _, expert in decision.split.cpu]
+            cpu_s = self._on_host.compute(layer, on_cpu, buffers)
         if upload is not None:
             self._observations.append((decision.split, cpu_s, upload))
         elif cpu_s is not None:
@@ -270,13 +260,20 @@ class ExpertOffload:
         self._statistics.cpu_s += cpu_s or 0.0
         self._statistics.coordination_s += begun - waited
         staged = {key: rows[key[1]] for key in decision.split.now}
-        staged.update(self._ahead.used(layer, used, decision))
+        ahead = self._ahead.used(layer, used, decision)
+        if ahead is not None:
+            staged[ahead] = self.cache.prefetch_row(layer)
         # A copy: the next layer's may be on their way before this one is finished with.
-        return Unfinished(layer, ids, buffers.on_host.logits.clone(), staged)
+        logits = buffers.on_host.logits.clone()
+        asked = self.cache.device.mark() if self.uploads.has_next else None
+        return Unfinished(layer, ids, logits, staged, chosen, asked)
 
-    def total(self, x: Tensor, buffers: TokenBuffers | None) -> Tensor:
+    def total(self, x: Tensor, layer: int, routed: RoutedTokens, buffers: TokenBuffers) -> Tensor:
         """The residual stream with a layer's sum. Only computations: can be captured."""
-        return x if buffers is None else self._kernels.add_parts(x, buffers.parts)
+        if self.cache.device.checks and buffers.in_place:
+            self.cache.device.reading_in_place(buffers.computed)
+        here = [Parts(buffers.hits, self.cache.table(layer)), self._late.parts(buffers)]
+        return self._kernels.add_parts(x, routed.expert_ids, here, buffers.from_host)
 
     def finish(self, rest: Unfinished) -> None:
         """What nothing waits for: the policy hears of the uses, and uploads are begun."""
@@ -287,9 +284,9 @@ class ExpertOffload:
         if self.rules.prefetch.guessed(rest.layer) is not None:
             used = {expert for row in rest.ids for expert in row[: self._top_k]}
             self.rules.leave(rest.layer, used)
-        self.cache.poll_ahead(self.rules)
-        self._ahead.send(self._layer_s)
-        come = self.cache.poll(self.rules)
+        self.uploads.poll_ahead()
+        self._ahead.send(self._pace.layer_s, rest.chosen)
+        come = self.uploads.poll(rest.asked)
         if come is not None:
             self._statistics.background_bytes += come.nbytes
             if (seconds := come.seconds()) is not None:
@@ -297,12 +294,15 @@ class ExpertOffload:
         while self._observations and self._observations[0][2].is_done():
             split, cpu_s, upload = self._observations.pop(0)
             self.rules.scheduler.observe(split, cpu_s=cpu_s, link_s=upload.seconds())
+        now = perf_counter()
         if rest.layer == self.cache.host.layers - 1:
-            if self._step_began is not None and len(rest.ids) <= MOST_DECODED:
-                self.modes.took(perf_counter() - self._step_began)
+            step_s = self._pace.step_s(now)
+            if step_s is not None and len(rest.ids) <= MOST_DECODED:
+                self.modes.took(step_s)
             self._on_step()
-        self._left_at = perf_counter()
-        self._statistics.coordination_s += self._left_at - started
+            now = perf_counter()
+        self._pace.left(now)
+        self._statistics.coordination_s += now - started
 
     def settle(self) -> None:
         """The last layer's copies have come, if there were any; or an error names them."""
@@ -311,61 +311,14 @@ class ExpertOffload:
 
     def _decide(self, missing: Sequence[Key]) -> Decision:
         mode = self.modes.mode
-        busy_s = self.cache.busy_s(self.rules.scheduler.cost("link")) if missing else 0.0
+        busy_s = self.uploads.busy_s(self.rules.scheduler.cost("link")) if missing else 0.0
         return self.rules.decide(
             missing,
             link_busy_s=busy_s,
-            idle_s=self._idle_s,
-            coming_s=float("inf") if self.cache.is_filling else busy_s,
+            idle_s=self._pace.idle_s,
+            coming_s=float("inf") if self.uploads.is_filling else busy_s,
             only=mode if mode in ("cpu", "link") else None,
         )
-
-    def _late(
-        self, decision: Decision, routed: RoutedTokens, buffers: TokenBuffers
-    ) -> tuple[Upload | None, dict[int, int]]:
-        """Bring experts to a staging half, and compute them and those that are awaited."""
-        cache, now = self.cache, decision.split.now
-        if not (now or decision.awaited):
-            buffers.cross(something=False)
-            return None, {}
-        buffers.cross(something=True)
-        rows: dict[int, int] = {}
-        for key in decision.awaited:
-            rows[key[1]] = cache.awaited_row(key, self.rules)
-        upload = None
-        if now:
-            staged = [(key, cache.staging_row(0, place)) for place, key in enumerate(now)]
-            copies = [(cache.host.block(key), row) for key, row in staged]
-            upload = cache.device.upload(cache.pool, copies)
-            cache.device.compute_after(upload)
-            rows.update((key[1], row) for key, row in staged)
-            self._statistics.critical_bytes += upload.nbytes
-        self._late_rows.send_some(rows, self._late_table)
-        if cache.device.checks:
-            cache.device.reading(rows.values())
-        self._kernels.expert_parts(routed, cache.blocks(self._late_table), buffers.late)
-        return upload, rows
-
-    def _compute(self, layer: int, split: Split, buffers: TokenBuffers) -> float | None:
-        """By the CPU, into the part that comes from the host; seconds, if there was anything."""
-        buffers.come_from_host(something=bool(split.cpu))
-        if not split.cpu:
-            return None
-        begun, numbers = perf_counter(), self._cpu_numbers
-        for _, expert in split.cpu:
-            numbers[expert] = expert
-        blocks = self.cache.host.some(layer, self._cpu_table)
-        if self._watch is not None:
-            self._watch.begin(layer, [expert for _, expert in split.cpu])
-        try:
-            self._host_kernels.expert_parts(buffers.on_host, blocks, buffers.computed)
-        finally:
-            if self._watch is not None:
-                self._watch.end()
-            for _, expert in split.cpu:
-                numbers[expert] = -1
-        self.cache.device.to_device(buffers.computed, buffers.from_host)
-        return perf_counter() - begun
 
     def _note(self, layer: int, ids: Sequence[Sequence[int]], probabilities: Tensor) -> None:
         """Tell the policy what tokens of a layer used, and nearly used."""

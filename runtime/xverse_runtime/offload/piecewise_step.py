@@ -60,7 +60,7 @@ class PiecewiseStep:
         if self._x is None:
             self._x = torch.empty_like(embedded)
         x = self._x.copy_(embedded)
-        buffers: TokenBuffers | None = None
+        before: tuple[int, RoutedTokens, TokenBuffers] | None = None
         unfinished: Unfinished | None = None
         pieces.begin()
         guesses_at = decoder.layers if offload.wants_guesses and len(ids) == 1 else ()
@@ -69,11 +69,11 @@ class PiecewiseStep:
 
             def until_experts(
                 x: Tensor = x,
-                buffers: TokenBuffers | None = buffers,
+                before: tuple[int, RoutedTokens, TokenBuffers] | None = before,
                 layer: DecoderLayer = layer,
                 following: DecoderLayer | None = following,
             ) -> tuple[Tensor, RoutedTokens, TokenBuffers]:
-                x = offload.total(x, buffers)
+                x = x if before is None else offload.total(x, *before)
                 x, routed = layer.until_experts(x, attend)
                 guesses = None if following is None else following.route(x).expert_ids
                 return x, routed, offload.begin(routed, guesses)
@@ -93,8 +93,10 @@ class PiecewiseStep:
             unfinished = offload.misses(
                 number, routed, buffers, chosen, guessed=following is not None
             )
-        last = x
-        pieces.run(lambda: choose(decoder.head(offload.total(last, buffers))))
+            before = number, routed, buffers
+        assert before is not None
+        last = before
+        pieces.run(lambda: choose(decoder.head(offload.total(x, *last))))
         pieces.end()
         if unfinished is not None:
             offload.finish(unfinished)

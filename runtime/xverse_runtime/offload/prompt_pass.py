@@ -91,8 +91,12 @@ class PromptPass:
             )
             self._last = ids, logits
         count = len(chosen[0])
-        for source, target in zip(chosen, self._last, strict=True):
-            device.to_host(source.contiguous(), target[:count])
+        device.to_host(
+            [
+                (source.contiguous(), target[:count])
+                for source, target in zip(chosen, self._last, strict=True)
+            ]
+        )
         device.mark().wait(Awaited(layer))
         used: list[list[int]] = self._last[0][:count].tolist()
         self._note(layer, used, self._last[1][:count].float().softmax(-1))

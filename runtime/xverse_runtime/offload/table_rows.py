@@ -10,6 +10,13 @@ from torch import Tensor
 from xverse_runtime.offload.transfer import OffloadDevice
 
 ROWS_UNDER_WAY = 64  # changed tables that can be on their way before the host waits
+ALIGNED = 4  # numbers of 32 bits
+
+
+def aligned(width: int) -> int:
+    """Numbers from one row to the next, so that all begin at multiples of 16 bytes, as kernels want
+    it."""
+    return -(-width // ALIGNED) * ALIGNED
 
 
 class TableRows:
@@ -21,7 +28,8 @@ class TableRows:
     def __init__(self, device: OffloadDevice, width: int) -> None:
         self._width = width
         self._device = device
-        self._ring = device.host_buffer(ROWS_UNDER_WAY, width, dtype=torch.int32)
+        ring = device.host_buffer(ROWS_UNDER_WAY, aligned(width), dtype=torch.int32)
+        self._ring = [row[:width] for row in ring]
         self._marks = [device.mark(), device.mark()]
         self._next = 0
 

@@ -4,9 +4,8 @@ One queue holds computations, with the small copies that belong to them; the oth
 Everything that is asked for happens later, in the order of its queue, while the host goes on. Three
 rules keep the bytes right, and they are kept here rather than by whoever asks:
 
-- An upload begins after all computations that were asked for before it: none of them can still be
-  reading the slot that it overwrites. One `at_once` does not wait: the host has seen a mark behind
-  everything that reads or writes the rows it goes to.
+- An upload begins behind a mark that is behind all computations by the rows that it goes to: none
+  of them can still be reading what it overwrites.
 - A computation reads an uploaded slot only after `OffloadDevice.compute_after`, or when the host
   has seen the upload done.
 - The host reads what `to_host` brought only after a mark that was set behind it.
@@ -17,18 +16,22 @@ rules keep the bytes right, and they are kept here rather than by whoever asks:
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from xverse_kernels.backend import KernelBackend
 from xverse_runtime.device import free_gpu_bytes
 from xverse_runtime.link import pin_pages, unpin_pages
 from xverse_runtime.offload.patience import Awaited, Patience, await_computations, await_upload
 
 NOTHING_NAMED = Awaited()
 BlockCopy = tuple[Tensor, int]  # a block of the host, and the row of the pool that it goes to
+SmallCopies = Sequence[
+    tuple[Tensor, Tensor]
+]  # sources and targets of as many elements, few of each
 
 
 class Upload(Protocol):
@@ -75,7 +78,7 @@ class OffloadDevice(Protocol):
 
     @property
     def checks(self) -> bool:
-        """Whether it wants to hear of `reading` and `writing`."""
+        """Whether it wants to hear of `reading` and `reading_in_place`."""
 
     def empty(self, *shape: int, dtype: torch.dtype) -> Tensor:
         """Memory of the device.
@@ -100,11 +103,16 @@ class OffloadDevice(Protocol):
         by one.
         """
 
-    def to_host(self, source: Tensor, target: Tensor) -> None:
-        """Copy a tensor of the device to a `host_buffer`, in the queue of computations."""
+    @property
+    def reads_in_place(self) -> bool:
+        """Whether computations can read what `host_buffer` gave so far where it lies."""
+
+    def to_host(self, copies: SmallCopies) -> None:
+        """Copy tensors of the device to (parts of) a `host_buffer` each, to its dtype, in the queue
+        of computations."""
 
     def to_device(self, source: Tensor, target: Tensor) -> None:
-        """Copy a `host_buffer` to the device, in the queue of computations."""
+        """Copy (a part of) a `host_buffer` to the device, in the queue of computations."""
 
     def mark(self) -> Mark:
         """Behind everything that is in the queue of computations now."""
@@ -112,12 +120,14 @@ class OffloadDevice(Protocol):
     def reading(self, rows: Iterable[int]) -> None:
         """What is computed next reads these rows of the pool."""
 
-    def writing(self, rows: Iterable[int]) -> None:
-        """What is computed next writes these rows."""
+    def reading_in_place(self, buffer: Tensor) -> None:
+        """What is computed next reads a `host_buffer` where it lies."""
 
-    def upload(self, pool: Tensor, copies: Sequence[BlockCopy], *, at_once: bool = False) -> Upload:
-        """Copy blocks into rows of the pool, after all computations so far; ``at_once``: only after
-        the uploads so far."""
+    def upload(
+        self, pool: Tensor, copies: Sequence[BlockCopy], *, after: Mark | None = None
+    ) -> Upload:
+        """Copy blocks into rows of the pool, after the uploads so far and all computations before
+        a mark; by default before now."""
 
     def compute_after(self, upload: Upload) -> None:
         """Computations that are asked for from now on wait for an upload."""
@@ -128,12 +138,26 @@ class OffloadDevice(Protocol):
 
 
 class CudaQueues:
-    """`OffloadDevice` on a CUDA device: the current stream computes, a stream of its own copies."""
+    """`OffloadDevice` on a CUDA device: the current stream computes, a stream of its own copies.
+
+    The small copies between computations do not go through a copy engine where kernels can reach
+    the host's memory: there they would wait for the expert that it is at, for half a millisecond,
+    with one engine for both directions also those to the host.
+    """
 
     checks = False
 
-    def __init__(self, device: torch.device, patience: Patience | None = None) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        kernels: KernelBackend | None = None,
+        patience: Patience | None = None,
+    ) -> None:
+        """``kernels``: of that device; without them all copies are the copy engine's."""
         self._device = device
+        self._copy_small: Callable[[SmallCopies], None] | None = None
+        if kernels is not None and kernels.reaches_host_memory:
+            self._copy_small = kernels.copy_small
         self._patience = patience or Patience()
         self._newest: _CudaUpload | None = None
         self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
@@ -161,6 +185,7 @@ class CudaQueues:
         try:
             return buffer.pin_memory()
         except RuntimeError:  # the system refuses more: copies are slower then, and as right
+            self._copy_small = None
             return buffer
 
     def pin(self, blocks: Tensor) -> bool:
@@ -169,11 +194,22 @@ class CudaQueues:
         self._pinned.append(blocks)
         return True
 
-    def to_host(self, source: Tensor, target: Tensor) -> None:
-        target.copy_(source, non_blocking=True)
+    @property
+    def reads_in_place(self) -> bool:
+        return self._copy_small is not None
+
+    def to_host(self, copies: SmallCopies) -> None:
+        if self._copy_small is not None:
+            self._copy_small(copies)
+            return
+        for source, target in copies:
+            target.copy_(source.to(target.dtype), non_blocking=True)
 
     def to_device(self, source: Tensor, target: Tensor) -> None:
-        target.copy_(source, non_blocking=True)
+        if self._copy_small is not None:
+            self._copy_small([(source, target)])
+        else:
+            target.copy_(source, non_blocking=True)
 
     def mark(self) -> Mark:
         event = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -183,14 +219,19 @@ class CudaQueues:
     def reading(self, rows: Iterable[int]) -> None:
         pass
 
-    def writing(self, rows: Iterable[int]) -> None:
+    def reading_in_place(self, buffer: Tensor) -> None:
         pass
 
-    def upload(self, pool: Tensor, copies: Sequence[BlockCopy], *, at_once: bool = False) -> Upload:
+    def upload(
+        self, pool: Tensor, copies: Sequence[BlockCopy], *, after: Mark | None = None
+    ) -> Upload:
         begun: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         done: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        if not at_once:
+        if after is None:
             self._copies.wait_stream(torch.cuda.current_stream(self._device))
+        else:
+            assert isinstance(after, _CudaMark)
+            self._copies.wait_event(after.event)
         with torch.cuda.stream(self._copies):
             begun.record()
             for block, row in copies:
@@ -215,14 +256,14 @@ def _unregister(pinned: list[Tensor], device: torch.device) -> None:
 
 class _CudaMark:
     def __init__(self, event: Any, patience: Patience, newest: _CudaUpload | None) -> None:
-        self._event = event
+        self.event = event
         self._patience = patience
         self._newest = newest  # the last upload that could be waited for before it
 
     def wait(self, awaited: Awaited = NOTHING_NAMED) -> None:
         newest = self._newest
         await_computations(
-            self._patience, self._event.query, lambda: newest is None or newest.is_done(), awaited
+            self._patience, self.event.query, lambda: newest is None or newest.is_done(), awaited
         )
 
 

@@ -208,7 +208,7 @@ def test_no_reply_of_an_offloaded_model_needs_another_version(
     config = ModelConfig.from_dir(ModelDirectory.open(path))
     plan = ModelPlan(placement(config, slots=config.num_layers * config.num_experts // 2), MACHINE)
     device = FakeDevice(random.Random(1))
-    monkeypatch.setattr(engine_parts, "CudaQueues", lambda _device: device)
+    monkeypatch.setattr(engine_parts, "CudaQueues", lambda *_: device)
     fit = Fit(CPU, "as if", 512, plan, divided=True)
     monkeypatch.setattr(engine_parts, "fit_model", lambda *_: fit)
     listed.most_few = few = most_few(plan.placement, plan.machine)

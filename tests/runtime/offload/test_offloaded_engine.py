@@ -102,7 +102,7 @@ def load(store: Path, config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> L
     ) -> tuple[Engine, FakeDevice, list[tuple[str, Any]]]:
         device = device or FakeDevice(random.Random(slots))
         plan = ModelPlan(placement(config, slots, **wishes), MACHINE)
-        monkeypatch.setattr(engine_parts, "CudaQueues", lambda _device: device)
+        monkeypatch.setattr(engine_parts, "CudaQueues", lambda *_: device)
         monkeypatch.setattr(
             engine_parts, "fit_model", lambda *_: Fit(CPU, "as if", 512, plan, divided=True)
         )
@@ -401,7 +401,7 @@ def test_an_automatic_device_falls_back_to_the_cpu(
     store: Path, config: ModelConfig, prompt: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = ModelPlan(placement(config, 4), MACHINE)
-    monkeypatch.setattr(engine_parts, "CudaQueues", lambda _device: FakeDevice(memory=100))
+    monkeypatch.setattr(engine_parts, "CudaQueues", lambda *_: FakeDevice(memory=100))
     monkeypatch.setattr(
         engine_parts, "fit_model", lambda *_: Fit(CPU, "as if", 512, plan, divided=True)
     )
@@ -473,7 +473,7 @@ def test_an_interrupt_in_the_cpus_part_leaves_nothing_behind(
             def expert_parts(self, *_: object) -> None:
                 raise KeyboardInterrupt
 
-        patch.setattr(offload, "_host_kernels", Broken())
+        patch.setattr(offload._on_host, "_kernels", Broken())
         with pytest.raises(KeyboardInterrupt):
             reply(engine, prompt[:3])
     assert reply(engine, prompt) == expected

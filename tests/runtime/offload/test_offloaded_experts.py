@@ -3,6 +3,7 @@ overwritten too early."""
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from xverse_kernels.cpu.extension import native
 from xverse_kernels.packing import INT4, ExpertBlocks, ExpertLayout, WeightFormat
 from xverse_kernels.reference_backend import ReferenceBackend
 from xverse_kernels.types import Norm, RoutedTokens, SwigluWeights
+from xverse_runtime.offload import host_part
 from xverse_runtime.offload.coordinator import Coordinator
 from xverse_runtime.offload.costs import LinearCost
 from xverse_runtime.offload.expert_cache import ExpertCache
@@ -171,7 +173,7 @@ def run_in_steps(
 ) -> Tensor:
     """The same for one token, in the order of `PiecewiseStep`: what nothing waits for comes while
     the next layer is on its way, and each layer guesses at the next."""
-    buffers: TokenBuffers | None = None
+    before: tuple[int, RoutedTokens, TokenBuffers] | None = None
     unfinished: Unfinished | None = None
     looks = 0
 
@@ -182,7 +184,7 @@ def run_in_steps(
             raise StopError
 
     for layer in range(LAYERS):
-        x = offload.total(x, buffers)
+        x = x if before is None else offload.total(x, *before)
         routed = model.route(layer, x)
         guessed = offload.wants_guesses and layer + 1 < LAYERS
         buffers = offload.begin(routed, guess(layer + 1, x) if guessed else None)
@@ -194,8 +196,10 @@ def run_in_steps(
         offload.launch_hits(layer, routed, buffers)
         look()
         unfinished = offload.misses(layer, routed, buffers, chosen, guessed=guessed)
+        before = layer, routed, buffers
         look()
-    x = offload.total(x, buffers)
+    assert before is not None
+    x = offload.total(x, *before)
     assert unfinished is not None
     offload.finish(unfinished)
     return x
@@ -253,7 +257,8 @@ def fuzz_one(seed: int, *, ahead: bool = False) -> ExpertOffload:
     generator = torch.Generator().manual_seed(seed)
     policy = rng.choice([LeastRecentlyUsed, lambda: ScoreWindow(rng.choice([5, 50]))])()
     staged = rng.randint(PLACES if ahead else 1, EXPERTS + 2)
-    device = FakeDevice(rng, most_delay=rng.choice([0, 1, 3, 10, 40]))
+    most_delay, in_place = rng.choice([0, 1, 3, 10, 40]), rng.random() < 0.5
+    device = FakeDevice(rng, most_delay=most_delay, reads_in_place=in_place)
     most_slots = LAYERS * EXPERTS // (3 if ahead else 1)
     offload = make_offload(
         MODEL,
@@ -386,10 +391,10 @@ def test_slots_given_back_and_taken_again(tokens: int) -> None:
             assert slots_now.slots == offload.slots == slots
             assert len(offload.cache.pool) == slots + LAYERS * SHARED + 2 * 3
             for layer in range(LAYERS):
-                for expert, slot in enumerate(slots_now.table(layer)):
-                    if slot >= 0:
+                for expert, row in enumerate(offload.cache.slot_rows(layer)):
+                    if row >= 0:
                         block = offload.cache.host.block((layer, expert))
-                        assert torch.equal(offload.cache.pool[slot], block)
+                        assert torch.equal(offload.cache.pool[row], block)
 
 
 def test_a_pool_that_does_not_fit_takes_nothing() -> None:
@@ -472,8 +477,10 @@ def test_statistics_count_every_use_once() -> None:
     assert offload.rules.scheduler.observed > 0  # type: ignore[attr-defined]
 
 
-def test_real_costs_are_learnt_within_a_few_tokens() -> None:
+def test_real_costs_are_learnt_within_a_few_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     """The link turns out a hundred times slower than expected: it is given up."""
+    ticks = itertools.count()
+    monkeypatch.setattr(host_part, "perf_counter", lambda: next(ticks) * 1e-5)
     device = FakeDevice(upload_seconds=lambda nbytes: nbytes / 1e6)
     slow = LinearCost(1e-3, 1e8)
     scheduler = MissScheduler(EXPERT_BYTES, slow, LinearCost(1e-6, 1e12))
@@ -485,7 +492,8 @@ def test_real_costs_are_learnt_within_a_few_tokens() -> None:
     assert before > 0
     for _ in range(12):
         run(MODEL, offload, torch.randn(1, HIDDEN, generator=generator))
-    assert offload.statistics.over_link - before <= 2  # a trial now and then
+    # a trial of one number of misses and another
+    assert offload.statistics.over_link - before <= 1 + 2
 
 
 def test_tables_begin_where_kernels_can_read_them() -> None:
@@ -496,6 +504,7 @@ def test_tables_begin_where_kernels_can_read_them() -> None:
     slots = ExpertSlots(3, 64, 5, LeastRecentlyUsed())
     cache = ExpertCache(FakeDevice(), host, slots, staged=2, shared=2, dtype=torch.float32)
     for layer in range(3):
+        cache.update_table(layer)
         table = cache.table(layer)
         assert table.data_ptr() % 16 == 0
         assert table.is_contiguous()

@@ -143,7 +143,7 @@ def test_what_is_sent_ahead_and_sticks_keeps_nobody_waiting() -> None:
     offload = make_offload(MODEL, device, slots=0, modes=ModeChooser(("cpu",)))
     device.uploads_stick = True
     offload.rules.expect(1, [3])
-    assert offload.cache.send_ahead(offload.rules, 1.0) is not None
+    assert offload.uploads.send_ahead(1.0, device.mark()) is not None
     x = token()
     assert torch.equal(run(MODEL, offload, x), plainly(MODEL, x))
 
@@ -212,7 +212,7 @@ def test_the_cpus_part_is_watched() -> None:
             seen.append((-1, []))
 
     offload = make_offload(MODEL, FakeDevice(), slots=0, modes=ModeChooser(("cpu",)))
-    offload._watch = Seeing(lambda *_: None)
+    offload._on_host._watch = Seeing(lambda *_: None)
     run(MODEL, offload, token())
     assert [layer for layer, _ in seen] == [one for layer in range(LAYERS) for one in (layer, -1)]
     assert all(len(experts) == TOP_K for layer, experts in seen if layer >= 0)
