@@ -477,7 +477,7 @@ def test_an_interrupt_in_the_cpus_part_leaves_nothing_behind(
         with pytest.raises(KeyboardInterrupt):
             reply(engine, prompt[:3])
     assert reply(engine, prompt) == expected
-    assert all(number == -1 for number in offload._cpu_numbers)
+    assert all(number == -1 for number in offload._on_host._numbers)
 
 
 def test_buffers_do_not_grow_with_every_length(load: Load, config: ModelConfig) -> None:
