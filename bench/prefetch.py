@@ -1,10 +1,10 @@
 """Whether copying the next layer's experts ahead pays, on described machines.
 
-    python -m bench.prefetch [--precision int4 int8 bf16] [--tokens 256] [--as-runtime]
+    python -m bench.prefetch [--precision int4 int8 bf16] [--tokens 256]
 
 The runtime's policy, scheduler and rules in the simulator, on a synthetic text: without guesses at
 the next layer's experts, and with guesses of which a share is right. The plans are for a context of
-4096 tokens in bf16. ``--as-runtime``: background copies begin only when a layer is over.
+4096 tokens in bf16.
 """
 
 from __future__ import annotations
@@ -44,8 +44,6 @@ def simulated(
     precision: str,
     guessed: float | None,
     tokens: Sequence[RoutedToken],
-    *,
-    at_once: bool = True,
 ) -> Simulated:
     """What came of the tokens after the warm-up."""
     model, machine = ModelConfig.from_dict(A4_2B), find_machine(machine_name)
@@ -59,7 +57,6 @@ def simulated(
         Options(
             floor=min(FLOOR, placement.expert_slots // model.num_layers),
             guessed=guessed,
-            at_once=at_once,
         ),
         HostExperts.of(placement),
     )
@@ -75,27 +72,24 @@ def main() -> None:
     )
     parser.add_argument("--precision", nargs="+", default=["int4", "int8", "bf16"])
     parser.add_argument("--tokens", type=int, default=256)
-    parser.add_argument("--as-runtime", action="store_true")
     parser.add_argument("--output", type=Path, default=Path("bench/results"))
     options = parser.parse_args()
     tokens = made_up_tokens(ModelConfig.from_dict(A4_2B), WARM_UP + options.tokens)
-    at_once = not options.as_runtime
-    name = "prefetch" if at_once else "prefetch-as-runtime"
-    flags = f"--precision {' '.join(options.precision)}{'' if at_once else ' --as-runtime'}"
+    flags = f"--precision {' '.join(options.precision)}"
     lines = [f"`python -m bench.prefetch {flags}`: simulated tokens/s."]
-    report = Report(name, options.output, lines)
+    report = Report("prefetch", options.output, lines)
     for precision in options.precision:
         shares = [f"{100 * share:.0f} % right" for share in SHARES]
         sent = "sent a token, and used, at 69 %"
         report.table(precision, ["machine", "no prefetch", *shares, sent])
         for machine in MACHINES:
-            without = simulated(machine, precision, None, tokens, at_once=at_once)
+            without = simulated(machine, precision, None, tokens)
             if without.hit_rate == 1:
                 report.row(machine, f"{without.tokens_per_s:.1f}, all resident")
                 continue
             cells, copies = [], ""
             for share in SHARES:
-                with_guesses = simulated(machine, precision, share, tokens, at_once=at_once)
+                with_guesses = simulated(machine, precision, share, tokens)
                 gain = with_guesses.tokens_per_s / without.tokens_per_s - 1
                 cells.append(f"{with_guesses.tokens_per_s:.1f} ({100 * gain:+.1f} %)")
                 if share == DEMO:

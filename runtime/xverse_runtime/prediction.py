@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import comb
 
 from xverse_runtime.model_sizes import ModelSizes
+from xverse_runtime.offload.costs import COORDINATION_S
 from xverse_runtime.offload.hit_rates import hit_rate
 from xverse_runtime.offload.machine import Machine
 
@@ -208,7 +209,7 @@ class _Predictor:
             comb(chosen, misses)
             * (1 - hits) ** misses
             * hits ** (chosen - misses)
-            * max(on_gpu, self._miss_time(misses))
+            * max(on_gpu, COORDINATION_S + self._miss_time(misses))
             for misses in range(chosen + 1)
         )
 

@@ -16,6 +16,7 @@ from xverse_runtime.config import ModelConfig
 from xverse_runtime.errors import DeviceError, ResourceError, UsageError, XverseError
 from xverse_runtime.memory_plan import MemoryPlan, Wishes, plan_memory, plans_by_precision
 from xverse_runtime.model_sizes import ModelSizes
+from xverse_runtime.offload.costs import COORDINATION_S
 from xverse_runtime.offload.hit_rates import hit_rate
 from xverse_runtime.offload.machine import GIB, Machine
 from xverse_runtime.offload.machines import find_machine
@@ -474,7 +475,8 @@ def test_no_slots_are_six_misses_a_layer() -> None:
     rest = (
         28 * (empty.sizes.attention + empty.sizes.router) + empty.kv_bytes + empty.sizes.head
     ) / (machine.vram_bandwidth)
-    seconds = 28 * (layer + machine.launch_per_layer) + rest + machine.launch_per_token
+    fixed = machine.launch_per_layer + COORDINATION_S
+    seconds = 28 * (layer + fixed) + rest + machine.launch_per_token
     assert predict(empty, machine).tokens_per_s == pytest.approx(1 / seconds, rel=1e-6)
 
 

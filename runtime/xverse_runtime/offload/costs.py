@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections import deque
 from statistics import median
 
+# Of the host, from a layer's choice to the beginning of its misses, in Python; more where the next
+# layer's choice is guessed. Measured on a Zen 5 server (bench/coordination.py).
+COORDINATION_S, GUESSING_S = 30e-6, 12e-6
+
 JUMP = 1.5  # an observation this many times off what was expected is an outlier, or news
 SLOWER, FASTER = 5, 1  # so many in a row are news; nothing is fast by accident
 PRIOR_WEIGHT = 0.5  # of what is expected beforehand, in observations

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from xverse_runtime.offload.coordinator import Coordinator, Decision
-from xverse_runtime.offload.costs import LinearCost
+from xverse_runtime.offload.costs import COORDINATION_S, GUESSING_S, LinearCost
 from xverse_runtime.offload.expert_slots import ExpertSlots
 from xverse_runtime.offload.machine import Machine
 from xverse_runtime.offload.policy import ExpertPolicy, Key
@@ -41,8 +41,6 @@ class Options:
         keeps_crossed: whether an expert that crossed while its layer waited may get a slot.
         guessed: prefetch with so many of the guesses at the next layer's experts right; not at all
             without it.
-        at_once: copies that nothing waits for begin whenever the link is idle; without it, as in
-            the runtime, those of the background only when a layer is over.
     """
 
     way: Way = "both"
@@ -50,7 +48,6 @@ class Options:
     journal: bool = False
     keeps_crossed: bool = True
     guessed: float | None = None
-    at_once: bool = True
 
 
 class Simulation:
@@ -86,7 +83,7 @@ class Simulation:
         )
         self._host = host or HostExperts(work.keys, len(work.keys), 0)
         book = ExpertSlots(work.layers, work.experts, slots, policy, floor=options.floor)
-        self._may_upload = self._at_once = options.at_once
+        self._may_send = self._may_upload = False  # ahead of a layer, and in the background
         self._way, self._keeps_crossed = options.way, options.keeps_crossed
         self._guesses = (
             None
@@ -161,6 +158,8 @@ class Simulation:
         self._chosen_at = self.hardware.clock.now
         idle_s = self.hardware.clock.now - self._misses_over
         self._idle_s += (1 - FOLLOWING) * (idle_s - self._idle_s)
+        guessing_s = 0.0 if self._guesses is None else GUESSING_S
+        yield self.hardware.clock.delay(COORDINATION_S + guessing_s)
         decision = self.rules.decide(
             missing,
             link_busy_s=self.hardware.link.busy_s,
@@ -173,9 +172,10 @@ class Simulation:
         if self._guesses is not None and layer + 1 < self._work.layers:
             following = token.experts[layer + 1][: self._work.top_k]
             self.rules.expect(layer + 1, self._guesses.of(following))
+            self._may_send = self._coming is None  # behind what crosses now
         link = self.hardware.clock.start(self._over_link(layer, decision, misses))
         cpu = self.hardware.clock.start(self._on_cpu(layer, decision.split, misses))
-        self.hardware.link.wake()  # for copies in the background
+        self.hardware.link.wake()  # for what is sent ahead
         yield all_of([link, cpu])
         self._misses_over = self.hardware.clock.now
         self.scheduler.observe(decision.split, cpu_s=misses.cpu_s, link_s=misses.link_s)
@@ -250,9 +250,9 @@ class Simulation:
         if prefetched is not None and prefetched in chosen and self._keeps_crossed:
             self._keep((layer, prefetched))
         self.rules.leave(layer, chosen)
-        self._may_upload = True
+        self._may_send = self._may_upload = True
         self.hardware.link.wake()
-        self._may_upload = self._at_once
+        self._may_send = self._may_upload = False
 
     def _compute(self, layer: int, arrived: Signal) -> Process:
         yield arrived
@@ -265,7 +265,7 @@ class Simulation:
 
     def _next_upload(self) -> Copy | None:
         """For the link when it has nothing critical to do."""
-        ahead = self.rules.begin_prefetch(self._layer_s)
+        ahead = self.rules.begin_prefetch(self._layer_s) if self._may_send else None
         if ahead is not None:
             copy = self._copy(ahead, f"{ahead[1]} ahead of layer {ahead[0]}", 1.0)
             self._coming = copy.arrived

@@ -11,14 +11,14 @@ from bench.prefetch import simulated as measured
 from tests.runtime.offload.simulated import random_machine, small_trace, small_work
 from xverse_runtime.config import ModelConfig
 from xverse_runtime.offload.coordinator import Coordinator
-from xverse_runtime.offload.costs import LinearCost
+from xverse_runtime.offload.costs import GUESSING_S, LinearCost
 from xverse_runtime.offload.expert_slots import ExpertSlots
 from xverse_runtime.offload.machine import Machine
 from xverse_runtime.offload.machines import find_machine
 from xverse_runtime.offload.policy import LeastRecentlyUsed, ScoreWindow
 from xverse_runtime.offload.prefetch import PLACES, Prefetch, place_of
 from xverse_runtime.offload.scheduler import LEAST_RIGHT, MissScheduler
-from xverse_runtime.offload.simulator import Options, Simulation
+from xverse_runtime.offload.simulator import GUESS_S, Options, Simulation
 from xverse_runtime.offload.simulator_compare import WARM_UP, made_up_tokens
 from xverse_runtime.offload.simulator_report import Report
 from xverse_runtime.offload.synthetic_guesses import DEMO, SyntheticGuesses
@@ -253,10 +253,13 @@ def test_right_guesses_make_it_faster() -> None:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_bad_guesses_cost_little_on_any_machine(seed: int) -> None:
+    """Beyond one more router and the host's part in each layer, which a small model feels."""
     machine = random_machine(Random(f"guesses {seed}"))
     without = simulated(machine, None)
-    assert simulated(machine, 0.0).tokens_per_s > 0.96 * without.tokens_per_s
-    assert simulated(machine, 1.0).tokens_per_s > 0.97 * without.tokens_per_s
+    fixed_s = without.counts.tokens * small_work(8 * MB).layers * (GUESS_S + GUESSING_S)
+    wrong, right = simulated(machine, 0.0), simulated(machine, 1.0)
+    assert wrong.seconds < without.seconds / 0.96 + fixed_s
+    assert right.seconds < without.seconds / 0.97 + fixed_s
 
 
 def test_what_is_sent_and_used_is_counted() -> None:

@@ -17,6 +17,7 @@ from tests.runtime.offload.simulated import (
     small_trace,
     small_work,
 )
+from xverse_runtime.offload.costs import COORDINATION_S
 from xverse_runtime.offload.machines import find_machine
 from xverse_runtime.offload.policy import (
     Belady,
@@ -33,6 +34,7 @@ from xverse_runtime.offload.simulator_report import Report
 from xverse_runtime.offload.trace import RoutedToken
 
 TOKEN = RoutedToken(((0, 1),))
+HOST = COORDINATION_S
 LRU, WINDOW = 0, 2  # of `policies`
 MB = 10**6
 
@@ -51,8 +53,8 @@ def test_with_all_experts_nothing_moves() -> None:
 def test_all_misses_on_the_cpu() -> None:
     """Choice to the host 0.1 s, two experts 5 s, results 0.1 s; meanwhile the GPU works 0.2 s."""
     report = simulation(way="cpu").run([TOKEN])
-    assert report.seconds == pytest.approx(1.5 + 5.2 + 3)
-    assert report.waits == {"cpu": pytest.approx(5.0)}
+    assert report.seconds == pytest.approx(1.5 + HOST + 5.2 + 3)
+    assert report.waits == {"cpu": pytest.approx(HOST + 5.0)}
     assert (report.busy["cpu"], report.busy["link"]) == (pytest.approx(5), 0)
     assert (report.counts.on_cpu, report.counts.cpu_bytes) == (2, 200)
 
@@ -60,18 +62,18 @@ def test_all_misses_on_the_cpu() -> None:
 def test_all_misses_over_the_link() -> None:
     """Choice 0.1 s, copies 0.1 + 2 s and 2 s, the last one's expert 0.1 s."""
     report = simulation(way="link").run([TOKEN])
-    assert report.seconds == pytest.approx(1.5 + 0.1 + 4.1 + 0.1 + 3)
-    assert report.waits == {"link": pytest.approx(2.0 + 1.9)}
+    assert report.seconds == pytest.approx(1.5 + 0.1 + HOST + 4.1 + 0.1 + 3)
+    assert report.waits == {"link": pytest.approx(HOST + 2.0 + 1.9)}
     assert (report.counts.on_link, report.counts.to_gpu_bytes) == (2, 200)
 
 
 def test_an_upload_in_the_background_makes_the_next_token_a_hit() -> None:
-    """Memory of 80 feeds CPU and link with 40 each; the copy ends before the next token."""
+    """The copy begins when the layer is over, and ends before the next token does."""
     machine = replace(MACHINE, host_bandwidth=80.0, cpu_expert_bandwidth=40.0)
     one = simulation(replace(WORK, top_k=1), machine, slots=1, way="cpu")
     first = one.run([RoutedToken(((2,),))])
-    assert first.seconds == pytest.approx(1.5 + 0.1 + 2.5 + 0.1 + 3)
-    assert first.busy["link"] == pytest.approx(0.1 + 2.4 + 4 / 50)
+    assert first.seconds == pytest.approx(1.5 + 0.1 + HOST + 2.5 + 0.1 + 3)
+    assert first.busy["link"] == pytest.approx(0.1 + 100 / 50)
     assert first.counts.background == 1
     second = one.run([RoutedToken(((2,),))])
     assert second.hit_rate == 1.0
@@ -80,14 +82,16 @@ def test_an_upload_in_the_background_makes_the_next_token_a_hit() -> None:
 
 
 def test_copies_slow_the_cpu_where_both_need_the_memory() -> None:
-    """From 0.1 s on the copy takes 30 of 60 for 3.33 s, and leaves as much to the CPU's 40."""
+    """One expert each. From 0.1 s on the copy takes 30 of 60, and leaves as much to the CPU's 40;
+    when that has all of its expert, 4 of the other are missing."""
     machine = replace(MACHINE, host_bandwidth=60.0)
-    report = simulation(replace(WORK, top_k=1), machine, slots=1, way="cpu").run(
-        [RoutedToken(((2,),))]
-    )
+    report = simulation(WORK, machine).run([TOKEN])
     cpu_s = 0.1 + (100 - 4) / 30
+    link_s = cpu_s + 4 / 50
+    assert (report.counts.on_cpu, report.counts.on_link) == (1, 1)
     assert report.busy["cpu"] == pytest.approx(cpu_s)
-    assert report.seconds == pytest.approx(1.5 + 0.1 + cpu_s + 0.1 + 3)
+    assert report.busy["link"] == pytest.approx(link_s)
+    assert report.seconds == pytest.approx(1.5 + 0.1 + HOST + link_s + 0.1 + 3)
 
 
 def test_the_word_of_the_host_is_waited_for() -> None:
@@ -96,8 +100,8 @@ def test_the_word_of_the_host_is_waited_for() -> None:
     one = simulation(WORK, machine, slots=3)
     one.rules.slots.fill([(0, 0), (0, 1)])
     report = one.run([TOKEN])
-    assert report.seconds == pytest.approx(1.5 + 0.6 + 3)
-    assert report.waits == {"host": pytest.approx(0.2)}
+    assert report.seconds == pytest.approx(1.5 + HOST + 0.6 + 3)
+    assert report.waits == {"host": pytest.approx(HOST + 0.2)}
 
 
 def test_the_disk_comes_first() -> None:
@@ -105,8 +109,8 @@ def test_the_disk_comes_first() -> None:
         WORK, MACHINE, 0, LeastRecentlyUsed(), host=HostExperts(WORK.keys, pinned=0, pages=0)
     )
     report = one.run([TOKEN])
-    assert report.seconds == pytest.approx(1.5 + 0.1 + 200 / 10 + 5 + 0.1 + 3)
-    assert report.waits == {"disk": pytest.approx(20 + 5.2 - 0.2)}
+    assert report.seconds == pytest.approx(1.5 + 0.1 + HOST + 200 / 10 + 5 + 0.1 + 3)
+    assert report.waits == {"disk": pytest.approx(HOST + 20 + 5.2 - 0.2)}
     assert (report.counts.disk_bytes, report.busy["disk"]) == (200, pytest.approx(20))
 
 
