@@ -96,6 +96,7 @@ class FakeDevice:
         pins: Callable[[int], bool] = lambda _bytes: True,
         memory: int | None = None,
         reads_in_place: bool = False,
+        copy_small: Callable[[SmallCopies], None] | None = None,
         upload_seconds: Callable[[int], float] = lambda nbytes: 1e-4 + nbytes / 1e10,
     ) -> None:
         """
@@ -105,6 +106,7 @@ class FakeDevice:
             pins: whether so many bytes can be pinned.
             memory: bytes that `empty` can give in all.
             reads_in_place: whether computations reach buffers of the host.
+            copy_small: also told of the small copies.
             upload_seconds: what an upload is said to have taken.
         """
         self._rng = rng or random.Random(0)
@@ -112,6 +114,7 @@ class FakeDevice:
         self._pins = pins
         self._memory = memory
         self.reads_in_place = reads_in_place
+        self._copy_small = copy_small
         self.upload_seconds = upload_seconds
         self._uploads: list[FakeUpload] = []  # under way, in their order
         self._unseen: list[tuple[int, FakeUpload]] = []  # over, but the host cannot know it yet
@@ -172,12 +175,21 @@ class FakeDevice:
         for source, target in copies:
             self._must_reach(target)
             assert source.numel() == target.numel()
-            self._to_host.append((self._asked, source.to(target.dtype, copy=True), target))
+        copied = [torch.empty_like(target) for _, target in copies]
+        self._copy([(source, one) for (source, _), one in zip(copies, copied, strict=True)])
+        for one, (_, target) in zip(copied, copies, strict=True):
+            self._to_host.append((self._asked, one, target))
             target.view(torch.uint8).fill_(GARBAGE)
 
     def to_device(self, source: Tensor, target: Tensor) -> None:
         self.reading_in_place(source)
-        target.copy_(source)
+        self._copy([(source, target)])
+
+    def _copy(self, copies: SmallCopies) -> None:
+        if self._copy_small is not None:
+            self._copy_small(copies)  # whose launches a test may only write down
+        for source, target in copies:
+            target.copy_(source)
 
     def reading_in_place(self, buffer: Tensor) -> None:
         self._must_reach(buffer)

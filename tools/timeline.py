@@ -24,8 +24,8 @@ from xverse_runtime.store.synthetic import A4_2B
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "offload-timeline.svg"
 MACHINE = "RTX 4060 8GB"
-WARM_UP = 401
-FIRST_LAYER, LAYERS = 10, 4
+WARM_UP = 391
+FIRST_LAYER, LAYERS = 17, 4
 
 WIDTH, LEFT, ROW, BAR = 1000, 70, 34, 22
 LANES = {"gpu": "GPU", "cpu": "CPU", "link": "link"}

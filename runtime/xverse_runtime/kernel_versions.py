@@ -119,6 +119,21 @@ def _mapped(value: Any, change: Callable[[Tensor], Any]) -> Any:
     return value
 
 
+def _tell(kernels: KernelBackend, routed: RoutedTokens, table: Tensor, *, is_prompt: bool) -> None:
+    """Launch what goes to the host and back: choices, with and without guesses, and tables."""
+    told = [
+        (one, torch.empty_like(one, dtype=torch.float32) if one.is_floating_point() else one)
+        for one in routed
+    ]
+    ids = (routed.expert_ids, routed.expert_ids)
+    if is_prompt:
+        kernels.copy_small([ids, (routed.logits, routed.logits)])
+    else:
+        kernels.copy_small(told)
+        kernels.copy_small([*told, ids])
+    kernels.copy_small([(table, table)])
+
+
 def _runners(
     weights: ModelWeights, kernels: KernelBackend, most_few: int | None
 ) -> list[ExpertRunner] | None:
@@ -128,6 +143,7 @@ def _runners(
 
     def runner(experts: ExpertBlocks) -> ExpertRunner:
         def run(routed: RoutedTokens, x: Tensor, _between: object) -> Tensor:
+            _tell(kernels, routed, experts.table, is_prompt=x.shape[0] > most_few)
             if x.shape[0] > most_few:
                 return kernels.experts(routed, experts, x.float()).to(x.dtype)
             shape = (*routed.expert_ids.shape, x.shape[1])

@@ -18,6 +18,7 @@ from tests.kernels.triton.interpreter import CPU
 from tests.runtime.helpers import GOLDEN
 from tests.runtime.offload.test_offloaded_engine import placement
 from tools.aot.launches import _weights as synthetic_weights
+from xverse_kernels.backend import KernelBackend
 from xverse_kernels.packing import BF16, FP16, INT4, INT8, WeightFormat
 from xverse_kernels.triton import attention, experts, launch, linear, parts, sampling
 from xverse_kernels.triton.backend import TritonBackend
@@ -114,6 +115,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Asked]:
             stages: int = 3,
             pdl: bool = False,
             registers: int | None = None,
+            device: torch.device | None = None,
         ) -> None:
             one = self.version(args, constants, warps, stages, pdl, registers)
             versions.add(one)
@@ -207,8 +209,11 @@ def test_no_reply_of_an_offloaded_model_needs_another_version(
     convert_checkpoint(GOLDEN / "moe-gqa", path, PRESETS["int4"])
     config = ModelConfig.from_dir(ModelDirectory.open(path))
     plan = ModelPlan(placement(config, slots=config.num_layers * config.num_experts // 2), MACHINE)
-    device = FakeDevice(random.Random(1))
-    monkeypatch.setattr(engine_parts, "CudaQueues", lambda *_: device)
+
+    def queues(_device: torch.device, kernels: KernelBackend) -> FakeDevice:
+        return FakeDevice(random.Random(1), copy_small=kernels.copy_small)
+
+    monkeypatch.setattr(engine_parts, "CudaQueues", queues)
     fit = Fit(CPU, "as if", 512, plan, divided=True)
     monkeypatch.setattr(engine_parts, "fit_model", lambda *_: fit)
     listed.most_few = few = most_few(plan.placement, plan.machine)
@@ -226,6 +231,7 @@ def test_no_reply_of_an_offloaded_model_needs_another_version(
         # of a prompt of so many tokens whole layers stream through
         reply(engine, (PROMPT * few)[: 2 * few], GREEDY)
     assert {"down_parts_kernel", "add_parts_kernel", "combine_kernel"} <= names(versions)
+    assert "copy_small_kernel" in names(versions)
     assert versions <= listed.versions
 
 
@@ -240,7 +246,11 @@ def test_a_version_that_is_not_listed_is_noticed() -> None:
     kept_in_int8 = set(kernel_versions(config, weights, replace(short, cache=torch.int8), H100))
     assert kept_in_int8 - listed
     offloaded = set(kernel_versions(config, weights, replace(short, most_few=8), H100))
-    assert names(offloaded - listed) >= {"down_parts_kernel", "add_parts_kernel"}
+    assert names(offloaded - listed) >= {
+        "down_parts_kernel",
+        "add_parts_kernel",
+        "copy_small_kernel",
+    }
 
 
 def test_tensors_without_data_are_for_recordings() -> None:
