@@ -177,7 +177,7 @@ def microseconds(slots: int, seed: int, *, guessing: bool) -> tuple[list[float],
             following = layers[layer + 1] if guessing and layer + 1 < LAYERS else None
             guesses = None if following is None else guessed_ids(right, following)
             times = [perf_counter()]
-            buffers = offload.begin(routed, guesses)
+            buffers = offload.begin(layer, routed, guesses)
             times.append(perf_counter())
             offload.prepare_hits(layer)
             offload.launch_hits(layer, routed, buffers)

@@ -6,7 +6,7 @@ from collections import deque
 from statistics import median
 
 # Of the host, from a layer's choice to the beginning of its misses, in Python; more where the next
-# layer's choice is guessed. On a Zen 5 server 28 to 32 and 8 to 12 µs (bench/coordination.py).
+# layer's choice is guessed. On a Zen 5 server 24 to 32 and 8 to 12 µs (bench/coordination.py).
 COORDINATION_S, GUESSING_S = 30e-6, 12e-6
 
 JUMP = 1.5  # an observation this many times off what was expected is an outlier, or news

@@ -46,8 +46,13 @@ class Unfinished:
 
     layer: int
     ids: list[list[int]]
+    used: list[int]  # routed experts, as often as tokens went to them
     logits: Tensor  # of the router, fp32 [T, E], on the host
-    staged: dict[Key, int]  # experts that crossed or were sent ahead and used, and their rows
+    missing: list[Key]
+    decision: Decision
+    rows: dict[int, int]  # of experts that came late
+    cpu_s: float | None  # of the CPU's part
+    upload: Upload | None  # that the layer waits for
     chosen: Mark  # behind the layer's choice
     asked: Mark | None  # behind all computations by experts, where an upload may begin there
 
@@ -95,11 +100,11 @@ class ExpertOffload:
         self._top_k = top_k
         self._on_step = on_step
         self._prompt = PromptPass(cache, rules, kernels, top_k, self._note)
-        self._single: TokenBuffers | None = None
+        self._single: list[TokenBuffers] = []
         self._several: TokenBuffers | None = None
         self._crossing = Awaited()  # what the last layer waits for
         self._pace = Pace()
-        self._observations: list[tuple[Split, float | None, Upload]] = []
+        self._observations: list[tuple[Split, float | None, Upload | None]] = []
 
     @property
     def are_here(self) -> bool:
@@ -152,7 +157,7 @@ class ExpertOffload:
         if x.shape[0] > self.most_few:
             self._pace.interrupted()
             return self._prompt(layer, routed, x, between)
-        buffers = self.begin(routed)
+        buffers = self.begin(layer, routed)
         chosen = self.cache.device.mark()
         self.prepare_hits(layer)
         self.launch_hits(layer, routed, buffers)
@@ -168,27 +173,32 @@ class ExpertOffload:
         """Whether guesses at the next layer's choice are of any use."""
         return self.cache.can_prefetch
 
-    def begin(self, routed: RoutedTokens, guesses: Tensor | None = None) -> TokenBuffers:
+    def begin(
+        self, layer: int, routed: RoutedTokens, guesses: Tensor | None = None
+    ) -> TokenBuffers:
         """Send what a layer chose to the host. Only computations: can be captured.
 
         Args:
+            layer: its number.
             routed: what the device chose.
             guesses: ids [T, S] that the next layer's router gives for what there is by now.
         """
-        buffers = self._buffers_for(routed)
+        buffers = self._buffers_for(layer, routed)
         copies = list(zip(routed, buffers.on_host, strict=True))
         if guesses is not None:
             copies.append((guesses, buffers.guesses))
         self.cache.device.to_host(copies)
         return buffers
 
-    def _buffers_for(self, routed: RoutedTokens) -> TokenBuffers:
-        """One set for single tokens, whose addresses are in graphs; one for all other passes."""
+    def _buffers_for(self, layer: int, routed: RoutedTokens) -> TokenBuffers:
+        """Fixed sets for single tokens, whose addresses are in graphs, and one for all other
+        passes. Layers take turns, as one is finished while the next one's choice is on its way."""
         tokens = routed.normed.shape[0]
         if tokens == 1:
-            if self._single is None:
-                self._single = TokenBuffers.like(routed, 1, self.cache.device)
-            return self._single
+            if not self._single:
+                first = TokenBuffers.like(routed, 1, self.cache.device)
+                self._single = [first, first.beside(routed, self.cache.device)]
+            return self._single[layer % 2]
         if self._several is None:
             self._several = TokenBuffers.like(routed, self.most_few, self.cache.device)
         return self._several.first(tokens)
@@ -239,34 +249,23 @@ class ExpertOffload:
         begun = perf_counter()
         upload, rows = self._late(decision, routed, buffers, chosen)
         self._crossing = Awaited(layer, tuple(rows))
-        busy_s = 0.0
-        if upload is not None:
-            self._statistics.critical_bytes += upload.nbytes
-            busy_s = self.rules.scheduler.cost("link").seconds(upload.nbytes)
         if guessed:
             guesses: list[int] = buffers.guesses[0, : self._top_k].tolist()
+            link = self.rules.scheduler.cost("link")
+            busy_s = 0.0 if upload is None else link.seconds(upload.nbytes)
             self._ahead.expect(layer + 1, guesses, self._pace.layer_s, chosen, busy_s)
+        asked = self.cache.device.mark() if self.uploads.has_next else None
         cpu_s = None
         if decision.split.cpu:
             on_cpu = [expert for _, expert in decision.split.cpu]
             cpu_s = self._on_host.compute(layer, on_cpu, buffers)
-        if upload is not None:
-            self._observations.append((decision.split, cpu_s, upload))
-        elif cpu_s is not None:
-            self.rules.scheduler.observe(decision.split, cpu_s=cpu_s)
-        if len(ids) <= MOST_DECODED:
-            self._statistics.count(layer, len(ids), used, missing, decision)
         self._statistics.choice_s += waited - entered
-        self._statistics.cpu_s += cpu_s or 0.0
         self._statistics.coordination_s += begun - waited
-        staged = {key: rows[key[1]] for key in decision.split.now}
-        ahead = self._ahead.used(layer, used, decision)
-        if ahead is not None:
-            staged[ahead] = self.cache.prefetch_row(layer)
-        # A copy: the next layer's may be on their way before this one is finished with.
-        logits = buffers.on_host.logits.clone()
-        asked = self.cache.device.mark() if self.uploads.has_next else None
-        return Unfinished(layer, ids, logits, staged, chosen, asked)
+        # The device waits from here on: everything else is for `finish`.
+        logits = buffers.on_host.logits
+        return Unfinished(
+            layer, ids, used, logits, missing, decision, rows, cpu_s, upload, chosen, asked
+        )
 
     def total(self, x: Tensor, layer: int, routed: RoutedTokens, buffers: TokenBuffers) -> Tensor:
         """The residual stream with a layer's sum. Only computations: can be captured."""
@@ -278,12 +277,15 @@ class ExpertOffload:
     def finish(self, rest: Unfinished) -> None:
         """What nothing waits for: the policy hears of the uses, and uploads are begun."""
         started = perf_counter()
-        self._note(rest.layer, rest.ids, rest.logits.softmax(-1))
-        for key, row in rest.staged.items():
-            self.cache.keep(key, row, self.rules)
-        if self.rules.prefetch.guessed(rest.layer) is not None:
-            used = {expert for row in rest.ids for expert in row[: self._top_k]}
-            self.rules.leave(rest.layer, used)
+        layer, split = rest.layer, rest.decision.split
+        self._note(layer, rest.ids, rest.logits.softmax(-1))
+        for key in split.now:
+            self.cache.keep(key, rest.rows[key[1]], self.rules)
+        ahead = self._ahead.used(layer, rest.used, rest.decision)
+        if ahead is not None:
+            self.cache.keep(ahead, self.cache.prefetch_row(layer), self.rules)
+        if self.rules.prefetch.guessed(layer) is not None:
+            self.rules.leave(layer, set(rest.used))
         self.uploads.poll_ahead()
         self._ahead.send(self._pace.layer_s, rest.chosen)
         come = self.uploads.poll(rest.asked)
@@ -291,11 +293,9 @@ class ExpertOffload:
             self._statistics.background_bytes += come.nbytes
             if (seconds := come.seconds()) is not None:
                 self.rules.scheduler.observe_background(seconds)
-        while self._observations and self._observations[0][2].is_done():
-            split, cpu_s, upload = self._observations.pop(0)
-            self.rules.scheduler.observe(split, cpu_s=cpu_s, link_s=upload.seconds())
+        self._observe(rest)
         now = perf_counter()
-        if rest.layer == self.cache.host.layers - 1:
+        if layer == self.cache.host.layers - 1:
             step_s = self._pace.step_s(now)
             if step_s is not None and len(rest.ids) <= MOST_DECODED:
                 self.modes.took(step_s)
@@ -303,6 +303,24 @@ class ExpertOffload:
             now = perf_counter()
         self._pace.left(now)
         self._statistics.coordination_s += now - started
+
+    def _observe(self, rest: Unfinished) -> None:
+        """Count what was done, and let the scheduler hear of what is over by now."""
+        decision, upload = rest.decision, rest.upload
+        if len(rest.ids) <= MOST_DECODED:
+            self._statistics.count(rest.layer, len(rest.ids), rest.used, rest.missing, decision)
+        self._statistics.cpu_s += rest.cpu_s or 0.0
+        if upload is not None:
+            self._statistics.critical_bytes += upload.nbytes
+        if upload is not None or rest.cpu_s is not None:
+            self._observations.append((decision.split, rest.cpu_s, upload))
+        while self._observations:
+            split, cpu_s, upload = self._observations[0]
+            if upload is not None and not upload.is_done():
+                return
+            del self._observations[0]
+            link_s = None if upload is None else upload.seconds()
+            self.rules.scheduler.observe(split, cpu_s=cpu_s, link_s=link_s)
 
     def settle(self) -> None:
         """The last layer's copies have come, if there were any; or an error names them."""

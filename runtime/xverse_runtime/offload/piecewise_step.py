@@ -70,13 +70,14 @@ class PiecewiseStep:
             def until_experts(
                 x: Tensor = x,
                 before: tuple[int, RoutedTokens, TokenBuffers] | None = before,
+                number: int = number,
                 layer: DecoderLayer = layer,
                 following: DecoderLayer | None = following,
             ) -> tuple[Tensor, RoutedTokens, TokenBuffers]:
                 x = x if before is None else offload.total(x, *before)
                 x, routed = layer.until_experts(x, attend)
                 guesses = None if following is None else following.route(x).expert_ids
-                return x, routed, offload.begin(routed, guesses)
+                return x, routed, offload.begin(number, routed, guesses)
 
             x, routed, buffers = pieces.run(until_experts)
             chosen = offload.cache.device.mark()

@@ -202,11 +202,12 @@ class MissScheduler:
         for way in WAYS:
             if way == _way(count - now, now) or (way == "both" and count < 2):
                 continue
+            layers, seconds = self._used.setdefault((way, min(count, MOST_APART)), (0, 0.0))
+            if self._layers - layers < TRIAL_LAYERS:
+                continue
             other = {"cpu": 0, "link": count, "both": self._best_of_both(count)}[way]
             lost_s = self.seconds(count - other, other, link_busy_s) - chosen_s
-            layers, seconds = self._used.setdefault((way, min(count, MOST_APART)), (0, 0.0))
-            is_due = self._layers - layers >= TRIAL_LAYERS
-            if is_due and lost_s <= TRIAL_SHARE * (self._seconds - seconds):
+            if lost_s <= TRIAL_SHARE * (self._seconds - seconds):
                 return other
         return None
 

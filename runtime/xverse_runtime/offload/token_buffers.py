@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -35,25 +35,20 @@ class TokenBuffers:
     def like(cls, routed: RoutedTokens, tokens: int, device: OffloadDevice) -> TokenBuffers:
         """For passes of ``tokens``, otherwise like this one."""
         shape = (tokens, routed.expert_ids.shape[1], routed.normed.shape[1])
-
-        def on_host(like: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-            return device.host_buffer(tokens, *like.shape[1:], dtype=dtype)
-
         computed = device.host_buffer(*shape, dtype=torch.float32)
         in_place = device.reads_in_place
         return cls(
-            on_host=RoutedTokens(
-                normed=on_host(routed.normed),
-                weights=on_host(routed.weights),
-                expert_ids=on_host(routed.expert_ids, routed.expert_ids.dtype),
-                logits=on_host(routed.logits),
-            ),
-            guesses=on_host(routed.expert_ids, routed.expert_ids.dtype),
+            *_on_host(routed, tokens, device),
             computed=computed,
             hits=device.empty(*shape, dtype=torch.float32),
             late=device.empty(*shape, dtype=torch.float32),
             from_host=computed if in_place else device.empty(*shape, dtype=torch.float32),
         )
+
+    def beside(self, routed: RoutedTokens, device: OffloadDevice) -> TokenBuffers:
+        """The same, but for a choice of its own."""
+        on_host, guesses = _on_host(routed, len(self.guesses), device)
+        return replace(self, on_host=on_host, guesses=guesses)
 
     def first(self, tokens: int) -> TokenBuffers:
         """The same memory, for fewer tokens."""
@@ -70,3 +65,15 @@ class TokenBuffers:
     def in_place(self) -> bool:
         """Whether the device reads ``computed`` where it lies."""
         return self.from_host.data_ptr() == self.computed.data_ptr()
+
+
+def _on_host(
+    routed: RoutedTokens, tokens: int, device: OffloadDevice
+) -> tuple[RoutedTokens, Tensor]:
+    """Buffers for a choice and for guesses at the next one."""
+
+    def buffer(like: Tensor) -> Tensor:
+        dtype = torch.float32 if like.is_floating_point() else like.dtype
+        return device.host_buffer(tokens, *like.shape[1:], dtype=dtype)
+
+    return RoutedTokens(*map(buffer, routed)), buffer(routed.expert_ids)

@@ -187,10 +187,12 @@ def run_in_steps(
         x = x if before is None else offload.total(x, *before)
         routed = model.route(layer, x)
         guessed = offload.wants_guesses and layer + 1 < LAYERS
-        buffers = offload.begin(routed, guess(layer + 1, x) if guessed else None)
+        buffers = offload.begin(layer, routed, guess(layer + 1, x) if guessed else None)
         chosen = offload.cache.device.mark()
         look()
         if unfinished is not None:
+            assert before is not None
+            assert torch.equal(unfinished.logits, before[1].logits)  # also with the next on its way
             offload.finish(unfinished)
         offload.prepare_hits(layer)
         offload.launch_hits(layer, routed, buffers)
