@@ -9,7 +9,7 @@ import torch
 
 from bench.gpu import ROOT
 from bench.gpu.kernels import measure_kernels
-from bench.gpu.offload import PARTS, measure_offload
+from bench.gpu.offload import MINUTES, PARTS, measure_offload
 from bench.gpu.peer import measure_peer
 from bench.gpu.runtime import measure_runtime
 from bench.table import Report
@@ -32,7 +32,7 @@ def main() -> None:
             measure_runtime(report, arguments.precision, arguments.layers, arguments.kv)
         elif what == "offload":
             points = arguments.output / f"offload-{device_slug()}.json"
-            measure_offload(report, arguments.part, arguments.layers, points)
+            measure_offload(report, arguments.part, arguments.layers, points, arguments.minutes)
         else:
             measure_peer(report, arguments.layers)
         print(report.write())
@@ -44,6 +44,9 @@ def arguments_parser() -> argparse.ArgumentParser:
     parser.add_argument("what", choices=("kernels", "runtime", "peer", "offload"), nargs="+")
     parser.add_argument("--precision", nargs="*", default=["bf16", "int8", "int4"])
     parser.add_argument("--part", nargs="*", choices=PARTS, default=[*PARTS], help="of offload")
+    parser.add_argument(
+        "--minutes", type=float, default=MINUTES, help="of offload, after which no point is begun"
+    )
     parser.add_argument("--layers", type=int, default=28, help="fewer for smaller GPUs")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the tables")
     kv = ("auto", *FORMATS)

@@ -2,8 +2,9 @@
 beside Accelerate's offload of the same tensors, and beside the CPU alone.
 
 A point takes a minute or two. Each is written to a JSON file as soon as it is measured, and is not
-measured again: a run that was cut off goes on where it was. Weights are random and made in host
-memory, never on the disk; routing is the calibrated generator's.
+measured again unless it failed: a run that was cut off, or has come to the end of its minutes, goes
+on where it was. Weights are random and made in host memory, never on the disk; routing is the
+calibrated generator's.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import gc
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -51,26 +53,51 @@ WARM, STEPS = 192, 96  # tokens until the cache is what it is going to be, and m
 PROMPT = 512
 DTYPE = torch.bfloat16
 GREEDY = TokenChoice(0.0, 0, 1.0, 0.0, 1.0, 0)
-PARTS = ("int4", "bf16", "int8", "cpu", "accelerate")
+PARTS = ("int4", "bf16", "accelerate", "int8", "cpu")  # Accelerate has the tensors of bf16
+MINUTES = 6.0  # no point is begun later, so that a run ends within eight
 
 Point = dict[str, Any]
 
 
-def measure_offload(report: Report, parts: list[str], layers: int, points_file: Path) -> None:
-    """Measure what is not in the file yet, and make the tables of all that is."""
+def measure_offload(
+    report: Report,
+    parts: list[str],
+    layers: int,
+    points_file: Path,
+    minutes: float = MINUTES,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Measure what is not in the file yet, and make the tables of all that is.
+
+    Args:
+        report: gets the tables.
+        parts: of PARTS, in the order of their names there.
+        layers: of the model.
+        points_file: JSON, written after every point.
+        minutes: after which no more points are begun.
+        clock: in seconds.
+    """
     points: list[Point] = []
     if points_file.exists():
         points = json.loads(points_file.read_text(encoding="utf-8"))
+    points = [one for one in points if "failed" not in one]
     known = {(one["what"], one["cap"], one["context"], one["layers"]) for one in points}
+    config = ModelConfig.from_dict({**A4_2B, "num_hidden_layers": layers})
     machine: Machine | None = None
-    for what in parts:
-        blocks: list[ExpertBlocks] | None = None
+    began, made_as, blocks = clock(), "", []
+    for what in sorted(parts, key=PARTS.index):
         for cap, context in _points_of(what):
             if (what, cap, context, layers) in known:
                 continue
+            if clock() - began > 60 * minutes:
+                print(f"{minutes:g} minutes are over: the same command goes on", flush=True)
+                tables(report, points)
+                return
             machine = machine or measure_machine(torch.device("cuda"))
-            config = ModelConfig.from_dict({**A4_2B, "num_hidden_layers": layers})
-            blocks = blocks or host_blocks(config, "bf16" if what == "accelerate" else what)
+            precision = {"accelerate": "bf16", "cpu": "int4"}.get(what, what)
+            if precision != made_as:
+                blocks = []  # before the next ones take their memory
+                made_as, blocks = precision, host_blocks(config, precision)
             try:
                 point = _measure(what, cap, context, config, machine, blocks)
             except Exception as error:  # the other points are worth having
@@ -94,7 +121,6 @@ def _points_of(what: str) -> list[tuple[int, int]]:
 
 def host_blocks(config: ModelConfig, precision: str) -> list[ExpertBlocks]:
     """Random experts of every layer in host memory."""
-    precision = "int4" if precision == "cpu" else precision
     layout = ExpertLayout(config.hidden_size, config.intermediate_size, FORMATS[precision])
     count = config.num_experts + config.num_shared_experts
     made_on = "cuda" if torch.cuda.is_available() else "cpu"

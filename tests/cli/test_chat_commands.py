@@ -292,7 +292,22 @@ class Telling(FakeEngine):
 
     @property
     def offload_statistics(self) -> OffloadStatistics:  # type: ignore[override]
-        return OffloadStatistics(hits=3, on_cpu=1, prefetched=8, prefetched_used=5)
+        return OffloadStatistics(
+            tokens=10,
+            hits=150,
+            on_cpu=45,
+            over_link=5,
+            critical_bytes=2**20,
+            background_bytes=3 * 2**20,
+            prefetched=8,
+            prefetched_used=5,
+            prompt_bytes=2**30,
+            choice_s=0.1,
+            cpu_s=0.05,
+            link_s=0.0125,
+            coordination_s=0.02,
+            disk_s=2.34,
+        )
 
     def forecast(self, tokens: int) -> Prediction:  # type: ignore[override]
         return Prediction(25.0, 1.0, tokens, 10.0, 0.81, 0.0)
@@ -308,6 +323,12 @@ def test_stats() -> None:
         "prefill: 100.0 tokens/s (17 computed, 3 cached)",
         "decode: 20.0 tokens/s (6 tokens)",
         "predicted 25, measured 20 tokens/s; hit rate predicted 0.81, measured 0.75",
+        "experts of replies: 75.0 % were on the GPU, 22.5 % computed by the CPU, 2.5 % sent while a"
+        " token waited",
+        "sent to the GPU: 1.0 MiB while a token waited, 3.0 MiB meanwhile, 1.0 GiB for prompts",
+        "of a token: GPU until experts are chosen 10.00 ms, CPU 5.00 ms, link 1.25 ms, decisions"
+        " 2.00 ms",
+        "passes that read experts from the disk took 2.3 s",
         "experts sent to the GPU a layer ahead: 8, 62 % of them used",
         "memory, weights: 1.0 GiB",
         "memory, keys and values: 1.0 MiB",

@@ -9,6 +9,7 @@ from xverse_cli.chat.context import used_tokens
 from xverse_cli.generation import Reply
 from xverse_cli.messages import text
 from xverse_cli.report import forecast_line
+from xverse_runtime.offload.statistics import OffloadStatistics
 from xverse_runtime.types import EngineStatistics, TextGenerator
 
 if TYPE_CHECKING:
@@ -66,10 +67,35 @@ def _reply_lines(reply: Reply | None, engine: TextGenerator) -> list[str]:
     line = forecast_line(reply, engine)
     if line is not None:
         lines.append(line)
-    offload = engine.offload_statistics
-    if offload is not None and offload.prefetched:
-        used = round(100 * offload.prefetched_used / offload.prefetched)
-        lines.append(text("stats.prefetched", count=offload.prefetched, percent=used))
+    if engine.offload_statistics is not None:
+        lines += _offload_lines(engine.offload_statistics)
+    return lines
+
+
+def _offload_lines(done: OffloadStatistics) -> list[str]:
+    """Since the start: who computed experts, what crossed the link, and what tokens waited for."""
+    lines = []
+    if done.uses:
+        shares = (100 * part / done.uses for part in (done.hits, done.on_cpu, done.over_link))
+        on_gpu, on_cpu, crossed = (f"{share:.1f}" for share in shares)
+        lines.append(text("stats.paths", gpu=on_gpu, cpu=on_cpu, link=crossed))
+    lines.append(
+        text(
+            "stats.crossed",
+            waited_bytes=done.critical_bytes,
+            background_bytes=done.background_bytes,
+            prompt_bytes=done.prompt_bytes,
+        )
+    )
+    if done.tokens:
+        causes = (done.choice_s, done.cpu_s, done.link_s, done.coordination_s)
+        gpu, cpu, link, host = (f"{1000 * one / done.tokens:.2f}" for one in causes)
+        lines.append(text("stats.waits", gpu=gpu, cpu=cpu, link=link, host=host))
+    if done.disk_s:
+        lines.append(text("stats.disk", seconds=f"{done.disk_s:.1f}"))
+    if done.prefetched:
+        used = round(100 * done.prefetched_used / done.prefetched)
+        lines.append(text("stats.prefetched", count=done.prefetched, percent=used))
     return lines
 
 

@@ -148,6 +148,13 @@ CHAT_TEXTS: dict[str, str] = {
     "stats.ttft": "time to the first token: {seconds} s",
     "stats.prefill": "prefill: {rate} tokens/s ({tokens} computed, {cached} cached)",
     "stats.decode": "decode: {rate} tokens/s ({tokens} tokens)",
+    "stats.paths": "experts of replies: {gpu} % were on the GPU, {cpu} % computed by the CPU,"
+    " {link} % sent while a token waited",
+    "stats.crossed": "sent to the GPU: {waited_bytes} while a token waited, {background_bytes}"
+    " meanwhile, {prompt_bytes} for prompts",
+    "stats.waits": "of a token: GPU until experts are chosen {gpu} ms, CPU {cpu} ms, link {link}"
+    " ms, decisions {host} ms",
+    "stats.disk": "passes that read experts from the disk took {seconds} s",
     "stats.prefetched": "experts sent to the GPU a layer ahead: {count}, {percent} % of them used",
     "stats.memory_weights": "memory, weights: {size_bytes}",
     "stats.memory_cache": "memory, keys and values: {size_bytes}",

@@ -134,6 +134,13 @@ CHAT_TEXTS: dict[str, str] = {
     "stats.ttft": "首个词元用时：{seconds} 秒",
     "stats.prefill": "预填充：{rate} 词元/秒（计算 {tokens}，缓存 {cached}）",
     "stats.decode": "解码：{rate} 词元/秒（{tokens} 个词元）",
+    "stats.paths": "回复所用的专家：{gpu} % 在 GPU 上，{cpu} % 由 CPU 计算，"
+    "{link} % 在等待时送往 GPU",
+    "stats.crossed": "送往 GPU：等待时 {waited_bytes}，其间 {background_bytes}，"
+    "用于提示 {prompt_bytes}",
+    "stats.waits": "每个词元：GPU 选定专家 {gpu} 毫秒，CPU {cpu} 毫秒，链路 {link} 毫秒，"
+    "决策 {host} 毫秒",
+    "stats.disk": "从磁盘读取专家的各遍共用 {seconds} 秒",
     "stats.prefetched": "提前一层送往 GPU 的专家：{count} 个，用到 {percent} %",
     "stats.memory_weights": "内存，权重：{size_bytes}",
     "stats.memory_cache": "内存，键和值：{size_bytes}",

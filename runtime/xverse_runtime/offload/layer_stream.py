@@ -43,7 +43,9 @@ class LayerStream:
         self._half = 0
         self._filling: list[Tensor] = []  # host buffers of either half, for what is not pinned
         self._last: list[Upload | None] = [None, None]
+        self._unmeasured: deque[Upload] = deque()
         self.uploaded_bytes = 0
+        self.link_s = 0.0  # of uploads that are over
 
     def take(self, layer: int, number: int) -> Group:
         """The next group, whose computation may be asked for now: it waits for the upload.
@@ -62,6 +64,7 @@ class LayerStream:
     def release(self) -> None:
         """The computation of the group taken last has been asked for: its half may be filled
         again, behind it."""
+        self._measure()
         newest = self._begun[-1]
         self._begun.popleft()
         if len(self._begun) < 2:
@@ -72,8 +75,13 @@ class LayerStream:
         for group in self._begun:
             if group.upload is not None:
                 group.upload.wait(Awaited(group.layer, tuple(group.passing)))
+        self._measure()
         self._begun.clear()
         self._last = [None, None]
+
+    def _measure(self) -> None:
+        while self._unmeasured and self._unmeasured[0].is_done():
+            self.link_s += self._unmeasured.popleft().seconds() or 0.0
 
     def still_needed(self, layer: int, number: int) -> list[Key]:
         """Experts that have slots and that groups after this one are going to use there."""
@@ -109,6 +117,7 @@ class LayerStream:
                 cache.pool, list(zip(blocks, passing.values(), strict=True))
             )
             self._last[half] = upload
+            self._unmeasured.append(upload)
             self._half = 1 - half
             self.uploaded_bytes += upload.nbytes
         self._begun.append(Group(layer, number, rows, passing, upload))

@@ -21,11 +21,12 @@ from xverse_kernels.backend import KernelBackend
 from xverse_kernels.types import Parts, RoutedTokens
 from xverse_runtime.moe import ExpertRunner
 from xverse_runtime.offload.coordinator import Coordinator, Decision
+from xverse_runtime.offload.disk_watch import DiskWatch
 from xverse_runtime.offload.expert_cache import ExpertCache
 from xverse_runtime.offload.host_part import HostPart
 from xverse_runtime.offload.late_part import LatePart
-from xverse_runtime.offload.modes import ModeChooser
-from xverse_runtime.offload.pace import Pace
+from xverse_runtime.offload.modes import Mode, ModeChooser
+from xverse_runtime.offload.pace import FOLLOWING, Pace
 from xverse_runtime.offload.patience import Awaited, CpuWatch
 from xverse_runtime.offload.policy import Key
 from xverse_runtime.offload.prompt_pass import PromptPass
@@ -70,7 +71,7 @@ class ExpertOffload:
         top_k: int,
         most_few: int,
         modes: ModeChooser | None = None,
-        on_step: Callable[[], None] = lambda: None,
+        disk: DiskWatch | None = None,
         watch: CpuWatch | None = None,
     ) -> None:
         """
@@ -82,7 +83,7 @@ class ExpertOffload:
             top_k: routed experts of a token.
             most_few: passes of more tokens stream the layers through.
             modes: which way to go, step by step; by default always the scheduler's.
-            on_step: called after every pass of a few tokens.
+            disk: hears of the beginning and the end of every pass.
             watch: hears of the CPU's part.
         """
         self.cache = cache
@@ -98,12 +99,14 @@ class ExpertOffload:
         self._late = LatePart(cache, self.uploads, kernels, width)
         self._on_host = HostPart(cache.host, host_kernels, cache.device, width, watch)
         self._top_k = top_k
-        self._on_step = on_step
+        self._disk = disk or DiskWatch()
         self._prompt = PromptPass(cache, rules, kernels, top_k, self._note)
         self._single: list[TokenBuffers] = []
         self._several: TokenBuffers | None = None
         self._crossing = Awaited()  # what the last layer waits for
         self._pace = Pace()
+        self._missed = 0.0  # experts of a layer, on average
+        self.modes.extra = self._extra_s
         self._observations: list[tuple[Split, float | None, Upload | None]] = []
 
     @property
@@ -137,6 +140,7 @@ class ExpertOffload:
     def statistics(self) -> OffloadStatistics:
         """So far."""
         self._statistics.prompt_bytes = self._prompt.uploaded_bytes
+        self._statistics.prompt_link_s = self._prompt.link_s
         return self._statistics
 
     @property
@@ -156,7 +160,12 @@ class ExpertOffload:
             between()
         if x.shape[0] > self.most_few:
             self._pace.interrupted()
-            return self._prompt(layer, routed, x, between)
+            if layer == 0:
+                self._disk.begin()
+            x = self._prompt(layer, routed, x, between)
+            if layer == self.cache.host.layers - 1:
+                self._statistics.disk_s += self._disk.end()
+            return x
         buffers = self.begin(layer, routed)
         chosen = self.cache.device.mark()
         self.prepare_hits(layer)
@@ -206,6 +215,7 @@ class ExpertOffload:
     def prepare_hits(self, layer: int) -> None:
         """Bring the layer's table up to date."""
         if layer == 0:
+            self._disk.begin()
             self.rules.prefetch.forget()  # what a pass that was broken off had expected
         self.uploads.poll_ahead()
         self.cache.update_table(layer, self.rules.prefetch.there(layer))
@@ -299,7 +309,7 @@ class ExpertOffload:
             step_s = self._pace.step_s(now)
             if step_s is not None and len(rest.ids) <= MOST_DECODED:
                 self.modes.took(step_s)
-            self._on_step()
+            self._statistics.disk_s += self._disk.end()
             now = perf_counter()
         self._pace.left(now)
         self._statistics.coordination_s += now - started
@@ -308,6 +318,7 @@ class ExpertOffload:
         """Count what was done, and let the scheduler hear of what is over by now."""
         decision, upload = rest.decision, rest.upload
         if len(rest.ids) <= MOST_DECODED:
+            self._missed += FOLLOWING * (len(rest.missing) - self._missed)
             self._statistics.count(rest.layer, len(rest.ids), rest.used, rest.missing, decision)
         self._statistics.cpu_s += rest.cpu_s or 0.0
         if upload is not None:
@@ -320,7 +331,15 @@ class ExpertOffload:
                 return
             del self._observations[0]
             link_s = None if upload is None else upload.seconds()
+            self._statistics.link_s += link_s or 0.0
             self.rules.scheduler.observe(split, cpu_s=cpu_s, link_s=link_s)
+
+    def _extra_s(self, mode: Mode) -> float:
+        """How many seconds longer than as scheduled a step is going to take, by the costs."""
+        scheduler, misses = self.rules.scheduler, max(1, round(self._missed))
+        scheduled = min(scheduler.seconds(misses - now, now) for now in range(misses + 1))
+        of_mode = {"cpu": scheduler.seconds(misses, 0), "link": scheduler.seconds(0, misses)}
+        return self.cache.host.layers * (of_mode.get(mode, scheduled) - scheduled)
 
     def settle(self) -> None:
         """The last layer's copies have come, if there were any; or an error names them."""

@@ -51,6 +51,11 @@ class PromptPass:
     def uploaded_bytes(self) -> int:
         return self._stream.uploaded_bytes
 
+    @property
+    def link_s(self) -> float:
+        """How long the link was at it, as far as that is known."""
+        return self._stream.link_s
+
     def __call__(
         self,
         layer: int,

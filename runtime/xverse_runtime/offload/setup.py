@@ -124,7 +124,7 @@ def build_offload(
         most_few=most_few(placement, machine),
         modes=ModeChooser(_modes(cache)),
         watch=CpuWatch(told_stuck),
-        on_step=DiskWatch(lambda: on_adjustment("offload.slow_disk", {})).step,
+        disk=DiskWatch(lambda: on_adjustment("offload.slow_disk", {})),
     )
 
 

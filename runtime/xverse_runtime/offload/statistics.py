@@ -25,8 +25,11 @@ class OffloadStatistics:
         prompt_bytes: uploaded while prompts streamed through.
         choice_s: the host waited for the device to choose experts.
         cpu_s: the CPU computed experts.
+        link_s: experts crossed that a layer waited for.
         coordination_s: the rest of what the host did for the layers.
         layers: passes of a layer that these times are of.
+        prompt_link_s: experts crossed for prompts that streamed through.
+        disk_s: of all passes, those in which experts came from the disk.
     """
 
     tokens: int = 0
@@ -40,8 +43,11 @@ class OffloadStatistics:
     prompt_bytes: int = 0
     choice_s: float = 0.0
     cpu_s: float = 0.0
+    link_s: float = 0.0
     coordination_s: float = 0.0
     layers: int = 0
+    prompt_link_s: float = 0.0
+    disk_s: float = 0.0
 
     @property
     def uses(self) -> int:

@@ -107,11 +107,27 @@ def test_what_was_measured_is_not_measured_again(
     monkeypatch.setattr(measurement, "measure_machine", lambda _device: MACHINE)
     monkeypatch.setattr(measurement, "host_blocks", lambda *_: [])
     file = tmp_path / "points.json"
-    for _ in range(2):
+    now = 0.0
+
+    def clock() -> float:
+        nonlocal now
+        now += 60.0
+        return now
+
+    def run(minutes: float) -> list[dict[str, object]]:
         report = Report("offload", tmp_path, [])
-        measurement.measure_offload(report, ["int4", "cpu"], 28, file)
-    assert len(asked) == len(set(asked)) == 11
-    assert asked[0] == ("int4", 8, 4096)
+        measurement.measure_offload(report, ["cpu", "int4"], 28, file, minutes, clock)
+        found: list[dict[str, object]] = json.loads(file.read_text())
+        return found
+
+    assert len(run(minutes=4.5)) == 4
+    assert "the same command goes on" in capsys.readouterr().out
+    assert asked == [("int4", cap, context) for cap in (8, 12) for context in (4096, 512)]
+    assert len(run(minutes=100.0)) == 11
+    first, again = asked[:4], asked[4:]
+    # what failed is tried again, nothing else
+    assert [one for one in again if one in first] == [("int4", 12, 4096), ("int4", 12, 512)]
+    assert len(set(asked)) == 11
     assert sum("failed" in one for one in json.loads(file.read_text())) == 2
     shown = capsys.readouterr().out
     assert "int4: 15.0 x" in shown
@@ -119,5 +135,5 @@ def test_what_was_measured_is_not_measured_again(
 
 
 def test_the_cpu_alone() -> None:
-    blocks = measurement.host_blocks(TINY, "cpu")
+    blocks = measurement.host_blocks(TINY, "int4")
     assert measurement.cpu_tokens_per_s(TINY, blocks, 64) > 0

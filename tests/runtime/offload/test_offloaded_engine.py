@@ -6,7 +6,6 @@ import random
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -26,7 +25,7 @@ from xverse_runtime.errors import ResourceError
 from xverse_runtime.fit import Fit
 from xverse_runtime.model_dir import ModelDirectory
 from xverse_runtime.model_sizes import ModelSizes
-from xverse_runtime.offload.disk_watch import WARM_UP, DiskWatch
+from xverse_runtime.offload.disk_watch import DiskWatch
 from xverse_runtime.offload.machine import Machine
 from xverse_runtime.offload.machines import find_machine
 from xverse_runtime.offload.pieces import Recording
@@ -415,14 +414,20 @@ def test_an_automatic_device_falls_back_to_the_cpu(
 
 
 def test_waiting_for_the_disk_is_told_once() -> None:
-    """Not while pages come for the first time, nor for a single slow step."""
-    counts = [0] + [100] * WARM_UP + [0, 0, 50, 0, 9, 9, 9, 9, 9]
-    faults = iter(accumulate(counts))
+    """Also while pages come for the first time, but not for a fault now and then or a short wait,
+    nor for the time between passes."""
     told: list[int] = []
-    watch = DiskWatch(lambda: told.append(1), lambda: next(faults))
-    for step in range(len(counts) - 1):
-        watch.step()
-        assert len(told) == (step >= WARM_UP + 6), step
+    faults, now = 0, 0.0
+    watch = DiskWatch(lambda: told.append(1), lambda: faults, lambda: now)
+    slow_s = 0.0
+    for more, seconds in [(2, 5.0), (100, 0.7), (7, 9.0), (9, 0.7), (0, 1.0), (8, 0.7), (50, 3.0)]:
+        now += 100.0
+        watch.begin()
+        faults, now = faults + more, now + seconds
+        is_slow = more >= 8
+        assert watch.end() == pytest.approx(seconds if is_slow else 0.0)
+        slow_s += seconds if is_slow else 0.0
+        assert len(told) == (slow_s > 2.0)
 
 
 def test_the_policy_hears_of_the_right_layer(

@@ -198,6 +198,9 @@ def run_in_steps(
         offload.launch_hits(layer, routed, buffers)
         look()
         unfinished = offload.misses(layer, routed, buffers, chosen, guessed=guessed)
+        # What is waited for is held up by one block at most.
+        under_way = (offload.uploads._ahead, offload.uploads._coming)
+        assert sum(one is not None and not one.arrived for one in under_way) <= 1  # type: ignore[attr-defined]
         before = layer, routed, buffers
         look()
     assert before is not None
