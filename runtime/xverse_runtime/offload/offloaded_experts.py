@@ -30,7 +30,7 @@ from xverse_runtime.offload.pace import FOLLOWING, Pace
 from xverse_runtime.offload.patience import Awaited, CpuWatch
 from xverse_runtime.offload.policy import Key
 from xverse_runtime.offload.prompt_pass import PromptPass
-from xverse_runtime.offload.scheduler import Split
+from xverse_runtime.offload.scheduler import Split, extra_seconds
 from xverse_runtime.offload.sending_ahead import SendingAhead
 from xverse_runtime.offload.statistics import OffloadStatistics
 from xverse_runtime.offload.token_buffers import TokenBuffers
@@ -336,10 +336,10 @@ class ExpertOffload:
 
     def _extra_s(self, mode: Mode) -> float:
         """How many seconds longer than as scheduled a step is going to take, by the costs."""
-        scheduler, misses = self.rules.scheduler, max(1, round(self._missed))
-        scheduled = min(scheduler.seconds(misses - now, now) for now in range(misses + 1))
-        of_mode = {"cpu": scheduler.seconds(misses, 0), "link": scheduler.seconds(0, misses)}
-        return self.cache.host.layers * (of_mode.get(mode, scheduled) - scheduled)
+        if mode not in ("cpu", "link"):
+            return 0.0
+        layers, misses = self.cache.host.layers, round(self._missed)
+        return layers * extra_seconds(self.rules.scheduler, mode, misses)
 
     def settle(self) -> None:
         """The last layer's copies have come, if there were any; or an error names them."""

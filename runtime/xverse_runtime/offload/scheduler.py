@@ -226,6 +226,14 @@ class MissScheduler:
         return count
 
 
+def extra_seconds(scheduler: MissScheduler, side: Literal["cpu", "link"], misses: int) -> float:
+    """How much longer a layer takes with all of its misses on one side than with the best split."""
+    if misses == 0:
+        return 0.0
+    alone = scheduler.seconds(misses, 0) if side == "cpu" else scheduler.seconds(0, misses)
+    return alone - min(scheduler.seconds(misses - now, now) for now in range(misses + 1))
+
+
 def _way(cpu: int, now: int) -> Way:
     if now == 0:
         return "cpu"

@@ -84,7 +84,7 @@ class Simulation:
         self._host = host or HostExperts(work.keys, len(work.keys), 0)
         book = ExpertSlots(work.layers, work.experts, slots, policy, floor=options.floor)
         self._may_send = self._may_upload = False  # ahead of a layer, and in the background
-        self._way, self._keeps_crossed = options.way, options.keeps_crossed
+        self.way, self._keeps_crossed = options.way, options.keeps_crossed
         self._guesses = (
             None
             if options.guessed is None or not is_worth_guessing(slots, len(work.keys))
@@ -164,7 +164,7 @@ class Simulation:
             missing,
             link_busy_s=self.hardware.link.busy_s,
             idle_s=self._idle_s,
-            only=None if self._way == "both" else self._way,
+            only=None if self.way == "both" else self.way,
         )
         probabilities = token.probabilities[layer] if token.probabilities else None
         self.rules.slots.enter_layer()

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
+from random import Random
 
 import pytest
 
+from tests.runtime.offload.simulated import random_machine, small_trace, small_work
 from xverse_runtime.offload.modes import MODES_WITH_PREFETCH, STEPS, TRIAL_EVERY, Mode, ModeChooser
+from xverse_runtime.offload.policy import ScoreWindow
+from xverse_runtime.offload.scheduler import Way, extra_seconds
+from xverse_runtime.offload.simulator import Options, Simulation
 
 
 def run(chooser: ModeChooser, steps: int, seconds: Callable[[Mode, int], float]) -> float:
@@ -84,6 +90,42 @@ def test_a_way_that_is_better_from_the_start_is_found_within_a_few_tokens() -> N
     chooser = ModeChooser(extra=lambda mode: {"cpu": 0.05}.get(mode, 0.0))
     run(chooser, 40, costs(1.5, 1.0, 3.0))
     assert chooser.best == "cpu"
+
+
+WAYS: dict[Mode, Way] = {"scheduled": "both", "cpu": "cpu", "link": "link"}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_with_the_scheduler_never_much_slower_than_all_misses_on_the_cpu(seed: int) -> None:
+    """On any machine, and when another program takes nine tenths of its processor meanwhile."""
+    machine = random_machine(Random(f"modes {seed}"))
+    busy = replace(machine, cpu_expert_bandwidth=machine.cpu_expert_bandwidth / 10)
+    tokens = small_trace(900)
+
+    def made(way: Way) -> Simulation:
+        policy = ScoreWindow.for_model(4, 4)
+        return Simulation(small_work(8_000_000), machine, 20, policy, Options(way))
+
+    def extra(mode: Mode) -> float:
+        if mode not in ("cpu", "link"):
+            return 0.0
+        return 4 * extra_seconds(one.scheduler, mode, round(missed))
+
+    one, plain, chooser = made("both"), made("cpu"), ModeChooser(extra=extra)
+    total = alone = missed = 0.0
+    for number, token in enumerate(tokens):
+        if number == 600:
+            total = alone = 0.0
+            for simulation in (one, plain):
+                simulation.hardware.change(busy)
+        one.way = WAYS[chooser.mode]
+        report = one.run([token])
+        seconds, missed = report.seconds, (report.counts.uses - report.counts.hits) / 4
+        chooser.took(seconds)
+        total += seconds
+        alone += plain.run([token]).seconds
+        if number in (300, 599, 650, 899):
+            assert total <= 1.1 * alone, number
 
 
 def test_what_changes_is_noticed() -> None:
