@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import sys
@@ -49,6 +50,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # One order of summation on every x86 machine; why it matters: tests/runtime/test_parity.py.
 os.environ.setdefault("MKL_CBWR", "AVX2")
 os.environ.update(_home_environment(_SESSION_HOME))
+
+
+def pytest_collection_finish() -> None:
+    """All modules of the tests are there to stay: later looks for garbage pass them over."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_unconfigure() -> None:

@@ -15,35 +15,47 @@ from xverse_cli.host import Host
 from xverse_cli.settings import DEFAULT_MODEL
 from xverse_cli.streams import Streams
 from xverse_runtime.config import ModelConfig
+from xverse_runtime.offload import simulator_compare
 from xverse_runtime.offload.simulator_compare import CASES
 from xverse_runtime.offload.trace_file import TraceReader
 
 __all__ = ["cache"]
 
 SIMULATE = ("bench", "--simulate", "--model", DEFAULT_MODEL)
+EIGHT_GB = "RTX 4060 8GB"
 QUICK = ("--new-tokens", "16", "--prompt-tokens", "64", "--precision", "int4")
 
 
-def test_doctor_and_simulator_agree(cli: Cli, cache: Path) -> None:
+@pytest.fixture
+def little_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of what is asked and shown, whatever the figures."""
+    monkeypatch.setattr(simulator_compare, "WARM_UP", 16)
+
+
+def test_doctor_and_simulator_plan_alike(cli: Cli, cache: Path, little_warm_up: None) -> None:
     """What is promised for an 8 GB card, as the program prints it."""
-    machine = "RTX 4060 8GB"
-    doctor = cli("doctor", "--model", DEFAULT_MODEL, "--gpu", machine, "--json").json
-    options = ("--machine", machine, "--precision", "int4", "--new-tokens", "100", "--json")
+    doctor = cli("doctor", "--model", DEFAULT_MODEL, "--gpu", EIGHT_GB, "--json").json
+    told = cli(*SIMULATE, "--machine", EIGHT_GB, *QUICK, "--json").json
+    planned = doctor["plans"]["int4"]
+    assert told["expert_slots"] == planned["expert_slots"]
+    assert told["prediction"]["tokens_per_s"] == planned["prediction"]["tokens_per_s"]
+    assert [(one["policy"], one["way"]) for one in told["outcomes"]] == [*CASES]
+    assert CASES[0] == ("score window", "both")  # the runtime's own
+
+
+@pytest.mark.slow
+def test_the_simulator_confirms_what_doctor_promises(cli: Cli, cache: Path) -> None:
+    options = ("--machine", EIGHT_GB, "--precision", "int4", "--new-tokens", "100", "--json")
     told = cli(*SIMULATE, *options).json
-    predicted = doctor["plans"]["int4"]
-    assert told["expert_slots"] == predicted["expert_slots"]
-    assert told["prediction"]["tokens_per_s"] == predicted["prediction"]["tokens_per_s"]
     adopted = told["outcomes"][0]
-    assert (adopted["policy"], adopted["way"]) == ("score window", "both")
-    rate = predicted["prediction"]["tokens_per_s"]
+    rate = told["prediction"]["tokens_per_s"]
     assert adopted["tokens_per_s"] == pytest.approx(rate, rel=0.15)
     rates = {(one["policy"], one["way"]): one["tokens_per_s"] for one in told["outcomes"]}
-    assert [*rates] == [*CASES]
     assert adopted["tokens_per_s"] > rates["lru", "both"]
     assert rates["belady", "both"] == max(rates.values())
 
 
-def test_wishes_about_memory_reach_the_plan(cli: Cli, cache: Path) -> None:
+def test_wishes_about_memory_reach_the_plan(cli: Cli, cache: Path, little_warm_up: None) -> None:
     options = (*SIMULATE, "--machine", "4060", "--context", "4096", *QUICK, "--json")
     slots = {kv: cli(*options, "--kv", kv).json["expert_slots"] for kv in ("bf16", "int8")}
     assert slots["bf16"] < slots["int8"]
@@ -51,7 +63,7 @@ def test_wishes_about_memory_reach_the_plan(cli: Cli, cache: Path) -> None:
     assert capped["expert_slots"] < slots["int8"]
 
 
-def test_a_table_and_a_chart(cli: Cli, cache: Path) -> None:
+def test_a_table_and_a_chart(cli: Cli, cache: Path, little_warm_up: None) -> None:
     result = cli(*SIMULATE, "--machine", "4060", "--slots", "6", *QUICK)
     assert (result.code, result.stderr) == (0, "")
     shown = result.stdout.decode()
@@ -67,7 +79,7 @@ def test_a_table_and_a_chart(cli: Cli, cache: Path) -> None:
     assert "A prompt of 64 tokens" in shown
 
 
-def test_a_terminal_gets_colours(cache: Path) -> None:
+def test_a_terminal_gets_colours(cache: Path, little_warm_up: None) -> None:
     streams = Streams(memory_stream(), memory_stream(terminal=True), memory_stream())
     argv = ["bench", "--simulate", "--machine", "3060", "--slots", "20", *QUICK]
     assert run(argv, Host(streams, {})) == 0

@@ -10,11 +10,11 @@ from xverse_cli.render.markdown.display import Display
 
 
 def test_cost_and_output_of_a_long_reply() -> None:
-    """A frame for every token, the most there can be."""
+    """A frame for every token, the most there can be; the best runs, as others load the machine."""
     pieces = tokens(6000)
     third = len(pieces) // 3
     best = [float("inf")] * 3
-    for _ in range(2):
+    for _ in range(4):
         display = Display(gallery_theme(), lambda: (COLUMNS, ROWS))
         written = 0
         for part in range(3):
@@ -24,6 +24,8 @@ def test_cost_and_output_of_a_long_reply() -> None:
             best[part] = min(best[part], (time.process_time() - began) / third)
         written += len(display.close().encode())
         assert written <= 3 * len("".join(pieces).encode())
+        if max(best) < 1.5 * min(best):
+            break
     assert max(best) < 1.5 * min(best)
     assert max(best) < 1.5e-3  # five times what was measured, for slow and busy machines
 

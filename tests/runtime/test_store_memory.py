@@ -115,9 +115,10 @@ print(peak.bytes - before)
 """
 
 
-def write_checkpoint(folder: Path) -> int:
-    """A ``.bin`` file a layer and one for the rest; returns their bytes."""
-    folder.mkdir()
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ``.bin`` file a layer and one for the rest."""
+    folder = tmp_path_factory.mktemp("checkpoint")
     pool = torch.randn(2**21, generator=torch.Generator().manual_seed(0)).bfloat16()
     shards: dict[str, dict[str, torch.Tensor]] = {}
     for name, shape in expected_tensors(ModelConfig.from_dict(SHAPE)).items():
@@ -129,15 +130,16 @@ def write_checkpoint(folder: Path) -> int:
     weight_map = {name: file for file, tensors in shards.items() for name in tensors}
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
     (folder / "config.json").write_text(json.dumps(SHAPE))
-    return sum(file.stat().st_size for file in folder.glob("*.bin"))
+    return folder
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int4"])
-def test_a_conversion_takes_a_fraction_of_the_weights(tmp_path: Path, precision: str) -> None:
-    source = tmp_path / "source"
-    size = write_checkpoint(source)
+def test_a_conversion_takes_a_fraction_of_the_weights(
+    tmp_path: Path, checkpoint: Path, precision: str
+) -> None:
+    size = sum(file.stat().st_size for file in checkpoint.glob("*.bin"))
     assert size > 300e6
-    command = [sys.executable, "-c", CONVERT, str(source), str(tmp_path / "store"), precision]
+    command = [sys.executable, "-c", CONVERT, str(checkpoint), str(tmp_path / "store"), precision]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=250, check=True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache, partial
 from typing import Any
 
 import pytest
@@ -101,6 +102,9 @@ def expert_blocks(
         if place >= 0:
             blocks[place] = layout.pack(random_expert(hidden, width, 7 * expert))
     return ExpertBlocks(blocks, layout, dtype, torch.tensor(places, dtype=torch.int32))
+
+
+five_experts = cache(partial(expert_blocks, 5))  # for those who do not write into them
 
 
 def route_randomly(

@@ -97,6 +97,7 @@ def expected_sets() -> set[str]:
     return names
 
 
+@pytest.mark.slow
 def test_every_set_is_right_and_stays_within_its_memory(tmp_path: Path) -> None:
     compiler = need("gcc")
     flag = "-fsanitize=address,undefined"

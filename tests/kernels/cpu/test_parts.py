@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import cache
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from tests.kernels.cpu.support import (
     NAN,
     ROUNDED_LIMIT,
     expert_blocks,
+    five_experts,
     guarded,
     name_of,
     randn,
@@ -52,21 +54,29 @@ def only(experts: ExpertBlocks, present: list[int]) -> ExpertBlocks:
     return ExpertBlocks(blocks.clone(), experts.layout, torch.float32, table)
 
 
+@cache
+def expected_shares(
+    form: WeightFormat, hidden: int, width: int, tokens: int
+) -> tuple[RoutedTokens, list[Tensor]]:
+    """Tokens, and the share of each slot: once for all instructions."""
+    experts, routed = five_experts(hidden, width, form), route_randomly(tokens, hidden, 5, 3)
+    slots = [
+        routed._replace(weights=routed.weights[:, [slot]], expert_ids=routed.expert_ids[:, [slot]])
+        for slot in range(3)
+    ]
+    return routed, [rounded_sum(one, experts) for one in slots]
+
+
 @forms
 @pytest.mark.parametrize(("hidden", "width"), [(96, 160), (256, 1760), (32, 32)])
 @pytest.mark.parametrize("tokens", [1, 2, 9])
 def test_shares(
     kernels: CpuBackend, form: WeightFormat, hidden: int, width: int, tokens: int
 ) -> None:
-    experts = expert_blocks(5, hidden, width, form)
-    routed = route_randomly(tokens, hidden, 5, 3)
-    actual = parts_of(kernels, routed, experts)
-    for slot in range(3):
-        one = routed._replace(
-            weights=routed.weights[:, slot : slot + 1],
-            expert_ids=routed.expert_ids[:, slot : slot + 1],
-        )
-        assert relative_error(actual[:, slot], rounded_sum(one, experts)) < ROUNDED_LIMIT
+    routed, shares = expected_shares(form, hidden, width, tokens)
+    actual = parts_of(kernels, routed, five_experts(hidden, width, form))
+    for slot, share in enumerate(shares):
+        assert relative_error(actual[:, slot], share) < ROUNDED_LIMIT
 
 
 @forms

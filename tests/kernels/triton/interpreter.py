@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -28,6 +30,32 @@ with pytest.MonkeyPatch.context() as _environment:
         seed, step = tl.load(seeds_ptr + row), tl.load(steps_ptr + row)
         tl.store(out_ptr + row, tl.rand(seed, step.to(tl.int32)))
 
+
+def _spare_the_interpreter() -> None:
+    """Without what triton 3.7's interpreter does in vain, which is half of its time.
+
+    At every call of a function by a kernel it looks through the whole language for functions to
+    replace: here it knows their names. Sums and products of integers are computed once more in 64
+    bits for a check whose result it throws away, as ``debug`` is off.
+    """
+    interpreter = triton.runtime.interpreter
+    names: dict[Any, list[str]] = {}
+
+    def patch_builtins(package: Any, *how: Any) -> None:
+        if package not in names:
+            found = inspect.getmembers(package, tl.core.is_builtin)
+            names[package] = [name for name, _ in found]
+        for name in names[package]:
+            if tl.core.is_builtin(member := getattr(package, name)):
+                interpreter._patch_attr(package, name, member, *how)
+
+    interpreter._patch_builtin = patch_builtins
+    builder = interpreter.interpreter_builder
+    if not builder.options.debug:
+        builder.options = replace(builder.options, sanitize_overflow=False)
+
+
+_spare_the_interpreter()
 
 CPU = torch.device("cpu")
 NAN = float("nan")

@@ -298,7 +298,10 @@ def fuzz_one(seed: int, *, ahead: bool = False) -> ExpertOffload:
     return offload
 
 
-@pytest.mark.parametrize("first", range(0, 2000, 250))
+@pytest.mark.parametrize(
+    "first",
+    [0, 250, *(pytest.param(first, marks=pytest.mark.slow) for first in range(500, 2000, 250))],
+)
 def test_any_cache_any_delay_any_decision_gives_the_same(first: int) -> None:
     for seed in range(first, first + 250):
         fuzz_one(seed)
