@@ -78,6 +78,26 @@ def test_verify_needs_a_store(source: Path) -> None:
     assert "xverse convert" in err
 
 
+def test_what_verify_says_to_do_leads_somewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = xverse("verify", "demo")
+    assert code == 2
+    hint = err.splitlines()[-1].partition(": ")[2]
+    for command in hint.split(", then "):
+        code, _, err = xverse(*command.split()[1:])
+        assert code == 0, err
+
+
+@pytest.mark.parametrize(("precision", "example"), [("auto", "demo-store"), ("int8", "demo-int8")])
+def test_a_missing_output_is_told_before_anything_is_measured(precision: str, example: str) -> None:
+    code, _, err = xverse("convert", "demo", "--precision", precision)
+    assert code == 2
+    assert err.startswith("error: Only a Hub id")
+    assert f"--output ./{example}" in err
+
+
 def test_an_existing_target_is_a_usage_error(source: Path, tmp_path: Path) -> None:
     assert xverse("convert", str(source), "--output", str(tmp_path))[0] == 2
     assert xverse("convert", str(tmp_path / "none"), "--output", "x")[0] == 3

@@ -133,6 +133,8 @@ def make_store(request: Request, host: Host) -> Path:
         raise UsageError("convert.demo_stays")
     if request.delete_source and not request.yes and not host.streams.stdin_is_terminal:
         raise UsageError("convert.delete_unasked")
+    if not request.output:
+        store_path(source, request.precision)  # refuses before anything is measured
     preset, precision = _precision(request, source, host)
     wish = request.output
     output = Path(wish).expanduser() if wish else store_path(source, preset)

@@ -105,8 +105,13 @@ MODEL_ERRORS: dict[str, tuple[str, str]] = {
     "pull.licence_declined": ("The licence was not accepted; nothing was fetched.", ""),
     # Checking and deleting them.
     "verify.no_store": (
-        "{path} is no converted model; published files carry no digests to compare with.",
+        "{model} is no converted model; published files carry no digests to compare with.",
         "Make a store of it: xverse convert {model}",
+    ),
+    "verify.no_store_here": (
+        "{model} is no converted model; published files carry no digests to compare with.",
+        "A store carries them: xverse convert {model} --output {example}, then xverse verify"
+        " {example}",
     ),
     "verify.broken": (
         "Files of {model} are damaged or missing: {names}.",

@@ -103,8 +103,13 @@ MODEL_ERRORS: dict[str, tuple[str, str]] = {
     "pull.licence_declined": ("未接受许可证，没有下载任何内容。", ""),
     # Checking and deleting them.
     "verify.no_store": (
-        "{path} 不是转换后的模型；原始文件没有可供比对的摘要。",
+        "{model} 不是转换后的模型；原始文件没有可供比对的摘要。",
         "请先转换：xverse convert {model}",
+    ),
+    "verify.no_store_here": (
+        "{model} 不是转换后的模型；原始文件没有可供比对的摘要。",
+        "打包模型带有摘要：先运行 xverse convert {model} --output {example}，再运行 xverse verify"
+        " {example}",
     ),
     "verify.broken": (
         "{model} 有文件损坏或缺失：{names}。",

@@ -27,10 +27,19 @@ def store_path(source: FoundModel, precision: str) -> Path:
     Raises:
         UsageError: ``convert.output_needed``: directories have no name that is theirs alone.
     """
-    if source.name is None or "/" not in source.name:
-        example = f"./{source.path.name}-{precision}"
-        raise UsageError("convert.output_needed", example=example)
-    return stores_dir() / f"{_stem(source.name, source.revision)}-{precision}"
+    if not has_own_place(source):
+        raise UsageError("convert.output_needed", example=example_output(source, precision))
+    return stores_dir() / f"{_stem(source.name or '', source.revision)}-{precision}"
+
+
+def has_own_place(source: FoundModel) -> bool:
+    """Whether stores of this model are kept where its name finds them: a Hub id's are."""
+    return source.name is not None and "/" in source.name
+
+
+def example_output(source: FoundModel, precision: str = "auto") -> str:
+    """A directory that a store of ``source`` might be written to."""
+    return f"./{source.path.resolve().name}-{'store' if precision == 'auto' else precision}"
 
 
 def _stem(name: str, revision: str | None) -> str:
