@@ -13,7 +13,7 @@ import typer
 from xverse_cli import options
 from xverse_cli.exit_codes import DONE
 from xverse_cli.host import Host, Job
-from xverse_cli.messages import text, worded_in
+from xverse_cli.messages import figure, text, worded_in
 from xverse_runtime.errors import ResourceError
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def _advice(plan: "MemoryPlan", command: str, *, faster: bool) -> Iterator[str]:
     from xverse_cli.doctor.advice import place_text
     from xverse_cli.models.pull_report import quality
 
-    rate, precision = f"{plan.prediction.tokens_per_s:.3g}", plan.placement.precision
+    rate, precision = figure(plan.prediction.tokens_per_s), plan.placement.precision
     place = place_text(plan)
     yield ""
     if faster:
@@ -250,7 +250,7 @@ def _plan_row(precision: str, plan: "MemoryPlan | None") -> tuple[str, ...]:
     if plan is None:
         return (precision, *["–"] * 7, text("doctor.no_room"))
     predicted = plan.prediction
-    rate = f"{predicted.tokens_per_s:.3g}"
+    rate = figure(predicted.tokens_per_s)
     seconds = [f"{one:.1f} s" for one in (predicted.first_token_s, predicted.load_s)]
     placed = plan.placement
     cells = (precision, placed.kv, str(placed.context), *memory_text(plan), rate, *seconds)
