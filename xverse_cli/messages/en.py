@@ -248,6 +248,7 @@ TEXTS: dict[str, str] = {
     "bench.prefill": "prefill, {tokens} tokens",
     "bench.decode": "decode, {tokens} tokens",
     "bench.rate": "{rate} tokens/s",
+    "bench.range": "{figure} ({least} to {most})",
     "bench.bytes": "weights read a token",
     "bench.bandwidth": "memory read bandwidth",
     "bench.share": "share of it in decode",

@@ -218,6 +218,7 @@ TEXTS: dict[str, str] = {
     "bench.prefill": "预填充，{tokens} 个词元",
     "bench.decode": "解码，{tokens} 个词元",
     "bench.rate": "{rate} 词元/秒",
+    "bench.range": "{figure}（{least} 至 {most}）",
     "bench.bytes": "每个词元读取的权重",
     "bench.bandwidth": "内存读取带宽",
     "bench.share": "解码占用带宽的比例",
