@@ -69,6 +69,17 @@ MODEL_ERRORS: dict[str, tuple[str, str]] = {
         "请检查网络连接（支持 HTTPS_PROXY），再运行同一条命令：已下载的部分会保留。"
         "或换个来源：--source modelscope，或 HF_ENDPOINT=https://MIRROR",
     ),
+    "pull.unreachable_too": (
+        "也无法连接 {name}：{detail}。",
+        "请检查网络连接（支持 HTTPS_PROXY），再运行同一条命令：已下载的部分会保留。"
+        "或指定镜像：HF_ENDPOINT=https://MIRROR",
+    ),
+    "offer.no_way": (
+        "现在无法下载 {model}：{detail}。",
+        "连上网络后（支持 HTTPS_PROXY）：{command}\n"
+        "  （使用镜像：HF_ENDPOINT=https://MIRROR {command}）\n"
+        "或试用内置的演示模型：xverse chat --model demo",
+    ),
     "pull.no_socks": (
         "代理 {proxy} 是 SOCKS 代理，缺少所需的库。",
         "请安装：pip install PySocks。或在 HTTPS_PROXY 中指定 HTTP 代理。",

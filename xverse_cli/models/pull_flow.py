@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,7 +14,7 @@ from xverse_cli.host import Host
 from xverse_cli.messages import text
 from xverse_cli.models import licence, pull
 from xverse_cli.models.download.huggingface import is_offline
-from xverse_cli.models.download.remote import UnreachableError
+from xverse_cli.models.download.remote import Source, UnreachableError
 from xverse_cli.models.find import DEMO, HUB_ID, FoundModel
 from xverse_cli.models.hub_cache import find_snapshot
 from xverse_cli.models.machine_fit import MachineFit, machine_fit_apart, packed_precision
@@ -34,7 +34,7 @@ from xverse_runtime.durable import NO_SPACE, NOT_WRITABLE
 from xverse_runtime.errors import ModelNotFoundError, ResourceError, UsageError
 
 MAIN = "main"
-SLOW_S = 3.0
+SLOW_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,8 @@ def pull_model(wish: PullWish, host: Host) -> Pulled:
     watcher = HostWatcher(host)
     sources = chosen_sources(wish.source, host.environ, pull.PATIENCE)
     try:
-        with _said_if_slow(wish, host):
-            route = Route(sources, repo, revision, watcher.note)
+        with _said_if_slow(wish, host) as asking:
+            route = Route(sources, repo, revision, watcher.note, asking)
     except UnreachableError as error:
         if wish.must_reach:
             raise
@@ -130,15 +130,24 @@ def pull_model(wish: PullWish, host: Host) -> Pulled:
 
 
 @contextmanager
-def _said_if_slow(wish: PullWish, host: Host) -> Iterator[None]:
-    """Say that an answer is waited for: where a source is blocked that takes half a minute."""
-    timer = Timer(SLOW_S, host.streams.say, [text("pull.asking", model=wish.model)])
-    timer.daemon = True
-    timer.start()
+def _said_if_slow(wish: PullWish, host: Host) -> Iterator[Callable[[Source], None]]:
+    """Yields what is told of each source that is asked, and says so where its answer is slow to
+    come: it may be blocked here."""
+    timers: list[Timer] = []
+
+    def asking(source: Source) -> None:
+        for timer in timers:
+            timer.cancel()
+        words = text(f"pull.asking_{source.name}", endpoint=source.endpoint, model=wish.model)
+        timers.append(Timer(SLOW_S, host.streams.say, [words]))
+        timers[-1].daemon = True
+        timers[-1].start()
+
     try:
-        yield
+        yield asking
     finally:
-        timer.cancel()
+        for timer in timers:
+            timer.cancel()
 
 
 def _rates_wanted(wish: PullWish, job: Pull, host: Host) -> bool:
@@ -198,7 +207,7 @@ def _carry_out(wish: PullWish, job: Pull, plan: PullPlan, watcher: HostWatcher, 
                 job.fetch(plan.files)
             path = job.finish(plan.files)
     except KeyboardInterrupt:
-        host.streams.say(text("pull.resume", command=_command(wish)))
+        host.streams.say(text("pull.resume", command=command_of(wish)))
         raise
     key = "pull.done" if plan.missing else "pull.up_to_date"
     host.streams.say(text(key, model=wish.model, size_bytes=plan.total_bytes))
@@ -293,13 +302,13 @@ def _agree(wish: PullWish, plan: PullPlan, host: Host) -> None:
         return
     if not wish.accept_licence:
         if not host.streams.stdin_is_terminal:
-            raise UsageError("pull.licence_unasked", model=wish.model, command=_command(wish))
+            raise UsageError("pull.licence_unasked", model=wish.model, command=command_of(wish))
         if not host.streams.confirm(text("pull.licence_question")):
             raise UsageError("pull.licence_declined", model=wish.model)
     licence.accept(wish.repo)
 
 
-def _command(wish: PullWish) -> str:
+def command_of(wish: PullWish) -> str:
     """The command line that goes on."""
     parts = ["xverse pull", wish.model]
     if wish.precision:
