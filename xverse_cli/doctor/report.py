@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,17 +10,13 @@ from xverse_cli.commands.listing import fitted
 from xverse_cli.doctor.advice import Step, memory_text, place_text
 from xverse_cli.messages import figure, text
 from xverse_cli.models.pull_report import quality
-from xverse_cli.render.columns import padded, widest, wrapped
-from xverse_cli.render.sanitize import sanitize
+from xverse_cli.render.facts import fact_lines, remark_lines
 
 if TYPE_CHECKING:
     from xverse_cli.doctor.system import SystemFacts
     from xverse_runtime.errors import ResourceError
     from xverse_runtime.memory_plan import MemoryPlan
     from xverse_runtime.offload.machine import Machine
-
-GAP = 2  # columns between the name of a fact and the fact
-NARROWEST = 20  # columns for a fact, also where the screen has fewer
 
 
 @dataclass(frozen=True)
@@ -53,11 +49,11 @@ class Diagnosis:
 
 def report_lines(diagnosis: Diagnosis, width: int | None) -> Iterator[str]:
     if diagnosis.facts is None:
-        yield from _wrapped(_described(diagnosis), width)
+        yield from remark_lines(_described(diagnosis), width)
     facts = [*_system_rows(diagnosis), *_machine_rows(diagnosis.machine)]
     if diagnosis.facts is not None:
         facts += _backend_rows(diagnosis.facts)
-    yield from _facts_lines(facts, width)
+    yield from fact_lines(facts, width)
     yield ""
     yield text("doctor.plans", model=diagnosis.model)
     rows = [heading(), *map(_plan_row, *zip(*diagnosis.plans.items(), strict=True))]
@@ -66,34 +62,13 @@ def report_lines(diagnosis: Diagnosis, width: int | None) -> Iterator[str]:
     for advice in filter(None, (diagnosis.recommended, diagnosis.faster)):
         yield ""
         for line in _advice(advice, diagnosis):
-            yield from _wrapped(line, width)
+            yield from remark_lines(line, width)
         yield f"  {advice.step.command}"
 
 
 def _described(diagnosis: Diagnosis) -> str:
     key = "doctor.described" if diagnosis.from_file else "doctor.described_by_name"
     return text(key, name=diagnosis.machine.name)
-
-
-def _facts_lines(rows: Iterable[tuple[str, str]], width: int | None) -> Iterator[str]:
-    """A line for each row; on a screen that is too narrow its value goes on below itself."""
-    cells = [(sanitize(name), sanitize(value)) for name, value in rows]
-    margin = widest(name for name, _ in cells) + GAP
-    for name, value in cells:
-        first, *others = _wrapped(value, width and width - margin)
-        yield padded(name, margin) + first
-        yield from (" " * margin + line for line in others)
-
-
-def _wrapped(value: str, width: int | None) -> list[str]:
-    """``value`` in lines of ``width`` columns, all as far in as the first; in one line where there
-    is no screen."""
-    said = value.lstrip(" ")
-    margin = " " * (len(value) - len(said))
-    if not width or not said:
-        return [value]
-    room = max(width - len(margin), NARROWEST)
-    return [margin + line for line in wrapped(said, room, whole=True)]
 
 
 def _advice(advice: Advice, diagnosis: Diagnosis) -> Iterator[str]:
