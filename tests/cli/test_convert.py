@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 import shutil
 from pathlib import Path
 
@@ -82,12 +83,14 @@ def test_what_verify_says_to_do_leads_somewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, _, err = xverse("verify", "demo")
-    assert code == 2
-    hint = err.splitlines()[-1].partition(": ")[2]
-    for command in hint.split(", then "):
-        code, _, err = xverse(*command.split()[1:])
-        assert code == 0, err
+    shutil.copytree(GOLDEN / "moe-bin", "my model")
+    for model in ("demo", "./my model"):
+        code, _, err = xverse("verify", model)
+        assert code == 2
+        hint = err.splitlines()[-1].partition(": ")[2]
+        for command in hint.split(", then "):
+            code, _, err = xverse(*shlex.split(command)[1:])
+            assert code == 0, err
 
 
 @pytest.mark.parametrize(("precision", "example"), [("auto", "demo-store"), ("int8", "demo-int8")])

@@ -5,6 +5,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -87,8 +88,8 @@ def _check(request: Request, host: Host) -> "Check":
     if not is_store(directory):
         if has_own_place(found):
             raise UsageError("verify.no_store", model=request.model)
-        example = example_output(found)
-        raise UsageError("verify.no_store_here", model=request.model, example=example)
+        model, example = quote(request.model), quote(example_output(found))  # for the shell
+        raise UsageError("verify.no_store_here", model=model, example=example)
     return _read(request, host, partial(check_store, found.path))
 
 
