@@ -104,12 +104,21 @@ def _parse(argv: Sequence[str]) -> Job | None:
         from xverse_cli.usage_words import usage_words
 
         detail = error.format_message()  # type: ignore[attr-defined]
-        raise UsageError("usage", detail=usage_words(detail), command=command_path) from None
+        words = usage_words(detail, _options(getattr(error, "ctx", None)))
+        raise UsageError("usage", detail=words, command=command_path) from None
     except SystemExit:
         raise BrokenPipeError from None  # how Typer ends when nobody reads its help
     if result == exit_codes.INTERRUPTED:
         raise KeyboardInterrupt
     return result if isinstance(result, Job) else None
+
+
+def _options(context: typer.Context | None) -> list[str]:
+    """All names of the options of the command that was being read."""
+    if context is None:
+        return []
+    parameters = context.command.get_params(context)
+    return [name for one in parameters for name in (*one.opts, *one.secondary_opts)]
 
 
 def _report(error: BaseException, host: Host) -> int:

@@ -13,7 +13,7 @@ from xverse_cli.render.columns import columns, padded, wrapped
 
 # Typer carries its own copy of click, whose classes it exports only in part.
 _TyperPage: Any = typer.Context.formatter_class
-_DEFAULT = re.compile(r"default: (.*)")
+_DEFAULT = re.compile(r"default: \(?(.*?)\)?")  # in brackets where it is told, not taken
 _EXTRA = re.compile(r"(?:(?P<words>.*)  )?\[(?P<extra>[^][]*)\]", re.DOTALL)
 _WIDEST_NAME = 30
 _GAP = 2

@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from xverse_cli.messages import text
-from xverse_cli.settings import SETTINGS
+from xverse_cli.settings import DEFAULT_MODEL, SETTINGS
 from xverse_cli.streams import QUIET
 
 T = TypeVar("T")
@@ -27,8 +27,12 @@ def read_with(reader: Callable[[object], T]) -> Callable[[str], T]:
     return parse
 
 
-def setting(key: str, metavar: str, *names: str) -> Any:
-    """The option of a setting; it has no default of its own, so that lower layers show through."""
+def setting(key: str, metavar: str, *names: str, default: str | None = None) -> Any:
+    """The option of a setting; it has no default of its own, so that lower layers show through.
+
+    Args:
+        default: what applies where no layer says anything, to be told in the help.
+    """
     option = "--" + key.replace("_", "-")
     return typer.Option(
         option,
@@ -36,11 +40,11 @@ def setting(key: str, metavar: str, *names: str) -> Any:
         parser=read_with(SETTINGS[key]),
         metavar=metavar,
         help=text(f"help.{key}"),
-        show_default=False,
+        show_default=default or False,
     )
 
 
-Model = Annotated[str | None, setting("model", "MODEL", "-m")]
+Model = Annotated[str | None, setting("model", "MODEL", "-m", default=DEFAULT_MODEL)]
 Device = Annotated[str | None, setting("device", "DEVICE")]
 Precision = Annotated[str | None, setting("precision", "PRECISION")]
 Context = Annotated[int | None, setting("context", "TOKENS")]

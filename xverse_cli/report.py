@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xverse_cli.generation import Reply
 from xverse_cli.host import Loaded
-from xverse_cli.messages import detail, text
+from xverse_cli.messages import detail, figure, text
 from xverse_cli.render.statistics import statistics_line
 from xverse_cli.streams import Streams
 from xverse_runtime.types import TemplateChoice, TextGenerator
@@ -28,7 +28,7 @@ def report_model(loaded: Loaded, streams: Streams) -> None:
         streams.say(detail(note), level=1)
     expected = engine.forecast(engine.context_length)
     if expected is not None:
-        rate, first = f"{expected.tokens_per_s:.3g}", f"{expected.first_token_s:.1f}"
+        rate, first = figure(expected.tokens_per_s), f"{expected.first_token_s:.1f}"
         streams.say(
             text("load.forecast", rate=rate, prompt=expected.prompt_tokens, seconds=first), level=1
         )
@@ -61,7 +61,7 @@ def forecast_line(reply: Reply, engine: TextGenerator) -> str | None:
     if expected is None or not measured:
         return None
     rates = (expected.tokens_per_s, measured)
-    predicted, found = (f"{rate:.3g}" for rate in rates)
+    predicted, found = map(figure, rates)
     line = text("statistics.forecast", predicted=predicted, measured=found)
     statistics = engine.offload_statistics
     if statistics is None or statistics.hit_rate is None:

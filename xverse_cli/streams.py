@@ -37,6 +37,10 @@ class Streams:
         with suppress(OSError, ValueError):
             print(sanitize(line), file=self.stderr, flush=True)
 
+    def tell(self, line: str) -> None:
+        """Say what was asked for on stderr, whatever the verbosity, broken between words."""
+        self._remark(line, "none")
+
     def say(self, line: str, *, level: int = 0) -> None:
         """Remark on something from verbosity ``level`` on."""
         if self.verbosity >= level:

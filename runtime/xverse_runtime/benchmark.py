@@ -16,15 +16,31 @@ FIRST_PLAIN_TOKEN = 4
 
 @dataclass(frozen=True)
 class BenchmarkResult:
-    """Rates in tokens per second, each the median of ``rounds``; bandwidth in bytes per second."""
+    """What each round measured: rates in tokens per second, ``bandwidths`` in
+    bytes per second. The figures are their medians."""
 
     prompt_tokens: int
     new_tokens: int
-    rounds: int
-    prefill: float
-    decode: float
-    read_bandwidth: float
+    prefills: tuple[float, ...]
+    decodes: tuple[float, ...]
+    bandwidths: tuple[float, ...]
     bytes_per_token: int
+
+    @property
+    def rounds(self) -> int:
+        return len(self.decodes)
+
+    @property
+    def prefill(self) -> float:
+        return median(self.prefills)
+
+    @property
+    def decode(self) -> float:
+        return median(self.decodes)
+
+    @property
+    def read_bandwidth(self) -> float:
+        return median(self.bandwidths)
 
     @property
     def bandwidth_share(self) -> float:
@@ -79,9 +95,8 @@ def run_benchmark(
     return BenchmarkResult(
         prompt_tokens,
         new_tokens,
-        rounds,
-        median(prefill),
-        median(decode),
-        median(bandwidth),
+        tuple(prefill),
+        tuple(decode),
+        tuple(bandwidth),
         bytes_per_token,
     )

@@ -18,7 +18,8 @@ from xverse_runtime.offload.machine import Machine
 from xverse_runtime.plan_places import gpu_budget, host_budget, place_on_cpu, place_on_gpu
 from xverse_runtime.prediction import Placement, Prediction, predict
 from xverse_runtime.store.layout import StoreLayout
-from xverse_runtime.store.precision import PRESETS, READING_SPEED
+from xverse_runtime.store.precision import PRESETS
+from xverse_runtime.suitable import most_suitable
 
 DEVICES = ("auto", "cuda", "cpu")
 # Rounding keys and values costs a little quality: it has to buy at least this much speed.
@@ -77,15 +78,11 @@ def plan_memory(config: ModelConfig, machine: Machine, wishes: Wishes | None = N
     wishes = wishes or Wishes()
     _check(config, machine, wishes)
     planner = _Planner(config, machine, wishes)
-    slow = None
-    for precision in planner.precisions():
-        plan = planner.plan(precision)
-        if plan is not None and plan.prediction.tokens_per_s >= READING_SPEED:
-            return plan
-        slow = plan or slow
-    if slow is not None:
-        return slow
-    raise planner.refusal()
+    plans = (planner.plan(precision) for precision in planner.precisions())
+    chosen = most_suitable(filter(None, plans), lambda plan: plan.prediction.tokens_per_s)
+    if chosen is None:
+        raise planner.refusal()
+    return chosen
 
 
 def plans_by_precision(

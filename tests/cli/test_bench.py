@@ -75,3 +75,18 @@ def test_the_whole_context_can_be_measured() -> None:
 
 def test_two_models_at_once_are_refused() -> None:
     assert xverse("bench", "-m", "demo", "--synthetic", "a4.2b")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("rounds", "shown"),
+    [
+        ((4629.41, 4612.03, 4650.9), "4630 (4610 to 4650)"),
+        ((4629.41, 3017.2, 5210.8), "4600 (3000 to 5200)"),
+        ((19.23,), "19.2"),
+        ((0.7521, 0.7519), "0.752"),
+    ],
+)
+def test_no_more_digits_than_the_rounds_agree_on(rounds: tuple[float, ...], shown: str) -> None:
+    from xverse_cli.commands.bench import _measured
+
+    assert _measured(rounds) == shown

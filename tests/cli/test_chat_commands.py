@@ -566,3 +566,18 @@ def test_a_terminal_that_is_gone_keeps_the_partial_reply() -> None:
 def test_made_is_no_part_of_what_was_said() -> None:
     made = Made("m", "t", {}, 1, "d", 1, "stop")
     assert Turn("a", "b", made=made) == Turn("a", "b")
+
+
+@pytest.mark.parametrize("width", [79, 80, 60, 40])
+def test_what_a_command_says_is_broken_between_words(
+    width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    reply = "word " * 30 + "end"
+    monkeypatch.setattr("xverse_cli.streams.is_terminal", lambda stream: stream is not None)
+    shown = Chat("hello", "/context", "/stats", "/help").stderr
+    assert all(len(line) <= width for line in shown.splitlines())
+    assert "(/set" in shown
+    assert "\n.\n" not in shown  # the end of a sentence that just did not fit
+    # What was written in the chat is shown as it was written.
+    assert f"{reply}\n" in Chat("/show", said=[Turn("hello", reply)]).stderr

@@ -319,6 +319,14 @@ def test_going_on_with_a_session(tmp_path: Path) -> None:
         terminal.type("/exit\r")
         assert terminal.wait_for_end() == 0
         assert f"To go on: xverse chat --resume {newest().id}" in terminal.text
+    with PseudoTerminal({}, "chat", "--continue") as terminal:
+        terminal.wait_for("Going on with")
+        begin(terminal)
+        terminal.type("/save my trip\r")
+        terminal.wait_for("Saved as")
+        terminal.type("/exit\r")
+        assert terminal.wait_for_end() == 0
+        assert "To go on: xverse chat --resume 'my trip'" in terminal.text
     # The session brings its model along.
     with PseudoTerminal({"replies": ["Again."]}, "chat", "--continue") as terminal:
         terminal.wait_for("Going on with")

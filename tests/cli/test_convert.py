@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 import shutil
 from pathlib import Path
 
@@ -76,6 +77,28 @@ def test_verify_needs_a_store(source: Path) -> None:
     code, _, err = xverse("verify", str(source))
     assert code == 2
     assert "xverse convert" in err
+
+
+def test_what_verify_says_to_do_leads_somewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(GOLDEN / "moe-bin", "my model")
+    for model in ("demo", "./my model"):
+        code, _, err = xverse("verify", model)
+        assert code == 2
+        hint = err.splitlines()[-1].partition(": ")[2]
+        for command in hint.split(", then "):
+            code, _, err = xverse(*shlex.split(command)[1:])
+            assert code == 0, err
+
+
+@pytest.mark.parametrize(("precision", "example"), [("auto", "demo-store"), ("int8", "demo-int8")])
+def test_a_missing_output_is_told_before_anything_is_measured(precision: str, example: str) -> None:
+    code, _, err = xverse("convert", "demo", "--precision", precision)
+    assert code == 2
+    assert err.startswith("error: Only a Hub id")
+    assert f"--output ./{example}" in err
 
 
 def test_an_existing_target_is_a_usage_error(source: Path, tmp_path: Path) -> None:

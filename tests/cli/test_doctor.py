@@ -236,13 +236,60 @@ def test_on_a_machine_without_numpy_torch_says_nothing_about_it() -> None:
 
 
 def test_the_plans_columns_fit_a_terminal_of_80() -> None:
-    from xverse_cli.commands.doctor import _heading
+    from xverse_cli.doctor.report import heading
     from xverse_cli.render.columns import columns
 
     # The widest cell that a column can hold, without the place, which then has its own line.
     cells = ("precision", "bf16", "131072", "100.0 GiB", "100.0 GiB", "1234", "100.0 s", "100.0 s")
     for language in ("en", "zh"):
         with worded_in(language):
-            head = _heading()[:-1]
+            head = heading()[:-1]
         widths = [max(columns(a), columns(b)) for a, b in zip(head, cells, strict=True)]
         assert sum(widths) + 2 * (len(widths) - 1) <= 80, language
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_facts_keep_within_a_terminal_of_80(
+    cli: Cli, cache: Path, language: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from xverse_cli.render import live
+    from xverse_cli.render.columns import columns
+
+    monkeypatch.setattr(live, "screen_size", lambda stream: (80, 24))
+    env = {"XVERSE_LANG": language}
+    shown = cli("doctor", "--model", DEFAULT_MODEL, terminal="o", env=env).stdout.decode()
+    piped = cli("doctor", "--model", DEFAULT_MODEL, env=env).stdout.decode()
+    place = str(stores_dir())
+    facts, _, rest = shown.partition("\n\n")
+    for line in facts.splitlines():
+        assert columns(line) <= 80 or place in line, line
+    for line in rest.splitlines():
+        assert columns(line) <= 80, line
+    # What was broken is whole once the lines are put together again: no word was cut.
+    assert facts.split() == piped.partition("\n\n")[0].split() or language == "zh"
+    assert place in facts
+
+
+def test_the_disk_is_compared_with_what_is_recommended(
+    cli: Cli, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recommended = ("doctor", "--model", DEFAULT_MODEL)
+    needs = "to fetch: 48.0 GiB, packed as it comes to 14.3 GiB"
+    for free, said in (
+        (30 * GIB, f"{needs}; 30.0 GiB of disk are free"),
+        (9 * GIB, f"{needs}; too much for the disk, which has 9.0 GiB free"),
+    ):
+        monkeypatch.setattr("xverse_cli.models.pull_plan.free_bytes", lambda place, now=free: now)
+        assert said in cli(*recommended).stdout.decode()
+    told = cli(*recommended, "--json").json
+    assert 51e9 < told["fetch_bytes"] < 52e9
+    assert 15e9 < told["store_bytes"] < 16e9
+    assert "to fetch" not in cli("doctor", "--model", "demo").stdout.decode()
+
+
+def test_whose_memory_is_meant_is_said(cli: Cli, cache: Path) -> None:
+    by_name = cli("doctor", "--model", DEFAULT_MODEL, "--gpu", "4060").stdout.decode()
+    assert "whatever this one has" in by_name
+    file = next(FOLDER.glob("*4060*.toml"))
+    by_file = cli("doctor", "--model", DEFAULT_MODEL, "--gpu", str(file)).stdout.decode()
+    assert "whatever" not in by_file

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Cli
+from xverse_cli.settings import DEFAULT_MODEL
 
 HEAVY = {
     "torch",
@@ -90,3 +91,12 @@ def test_help_lists_every_setting(capsys: pytest.CaptureFixture[str], cli: Cli) 
 def test_version(capsys: pytest.CaptureFixture[str], cli: Cli) -> None:
     assert cli("--version").code == 0
     assert capsys.readouterr().out.startswith("xverse 0")
+
+
+@pytest.mark.parametrize("command", ["chat", "generate", "doctor", "bench"])
+def test_help_names_the_default_model(
+    cli: Cli, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli(command, "--help").code == 0
+    page = " ".join(capsys.readouterr().out.split())
+    assert f"[default: {DEFAULT_MODEL}]" in page

@@ -133,6 +133,23 @@ PROBLEMS = {
         "没有选项 --jsn。是否想用 --json？",
         "No such option: --jsn. Did you mean --json?",
     ),
+    "chat --precison int4": (
+        "没有选项 --precison。是否想用 --precision？",
+        "No such option: --precison. Did you mean --precision?",
+    ),
+    "chat --temp 1": (
+        "没有选项 --temp。是否想用 --temperature？",
+        "No such option: --temp. Did you mean --temperature?",
+    ),
+    "chat --no-lokup": (
+        "没有选项 --no-lokup。是否想用 --no-lookup？",
+        "No such option: --no-lokup. Did you mean --no-lookup?",
+    ),
+    "chat --gpu": (
+        "没有选项 --gpu。是否想用 --gpu-memory？",
+        "No such option: --gpu. Did you mean --gpu-memory?",
+    ),
+    "chat --xyz": ("没有选项 --xyz。", "No such option: --xyz."),
     "show": ("缺少参数 MODEL。", "Missing argument MODEL."),
     "sho": ("没有命令 sho。是否想用 show？", "No such command: sho. Did you mean show?"),
     "xyz": ("没有命令 xyz。", "No such command: xyz."),

@@ -237,6 +237,19 @@ def test_a_narrow_terminal_breaks_no_row(
     ]
 
 
+def test_show_cuts_no_word_at_the_edge_of_the_screen(
+    cli: Cli, golden: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_golden(golden)
+    piped = cli("show", REPO).stdout.decode()
+    monkeypatch.setenv("COLUMNS", "60")
+    shown = cli("show", REPO, terminal="o").stdout.decode()
+    assert shown.split() == piped.split()
+    long = [line for line in shown.splitlines() if len(line) > 60]
+    assert len(long) < len([line for line in piped.splitlines() if len(line) > 60])
+    assert all("/" in line for line in long)  # a path, which stays whole
+
+
 def test_show_a_store_whose_source_was_deleted(cli: Cli, golden: Path) -> None:
     add_golden(golden)
     assert cli("convert", REPO, "--precision", "int4", "--delete-source", "--yes").code == 0

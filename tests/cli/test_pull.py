@@ -546,7 +546,7 @@ def test_how_far_another_process_is_can_be_seen(hub: HubServer, home: Path) -> N
     first, second = (f"pytorch_model-0000{number}-of-00002.bin" for number in (1, 2))
     route = Route(chosen_sources("huggingface", {}, HURRIED), REPO, "main", lambda note: None)
     job = pull.Pull(route, 1, HURRIED, Nobody())
-    plan = job.plan(None, lambda config: None)
+    plan = job.plan(None, lambda *_: None)
     gone: set[str] = set()
 
     def done() -> dict[str, int]:

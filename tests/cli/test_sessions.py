@@ -362,7 +362,24 @@ def test_the_latest_session_is_one_that_is_not_open() -> None:
     first.recorder.path.unlink()
     with pytest.raises(UsageError) as caught:
         folder.latest_session()
+    assert caught.value.code == "session.in_use"
+    assert caught.value.params == {"session": second.recorder.id}
+    second.recorder.close()
+    second.recorder.path.unlink()
+    with pytest.raises(UsageError) as caught:
+        folder.latest_session()
     assert caught.value.code == "session.none"
+
+
+def test_a_latest_session_that_cannot_be_read_is_said_to_be_so() -> None:
+    writing = Writing()
+    writing.say("one", "A")
+    writing.recorder.close()
+    path = writing.recorder.path
+    path.write_text(json.dumps({"type": "session", "version": 2, "time": ""}) + "\n")
+    with pytest.raises(UsageError) as caught:
+        folder.latest_session()
+    assert caught.value.code == "session.newer"
 
 
 def test_a_session_of_a_later_version_is_refused(tmp_path: Path) -> None:

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from xverse_cli.messages import figure
+from xverse_runtime.config import ModelConfig
+from xverse_runtime.memory_plan import Wishes, plan_memory
+from xverse_runtime.offload.machines import find_machine
+from xverse_runtime.store.synthetic import A4_2B
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the README's commands are for a shell")
 
@@ -46,3 +53,17 @@ def test_unexpected_status_is_an_error(repository: Path, tmp_path: Path) -> None
     result = readme_examples(repository, str(document))
     assert result.returncode == 1
     assert "exit status 4" in result.stderr
+
+
+def test_what_a_laptop_can_expect_is_what_doctor_predicts(repository: Path) -> None:
+    readme = (repository / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(
+        r"^\| \[.*\]\((\S+\.toml)\) \| ([\d.]+) \| ([\d.]+) s \|$", readme, re.MULTILINE
+    )
+    assert len(rows) == 4
+    config = ModelConfig.from_dict(A4_2B)
+    for place, rate, first in rows:
+        machine = find_machine(str(repository / place))
+        plan = plan_memory(config, machine, Wishes(precision="int4", context=4096))
+        predicted = (plan.prediction.tokens_per_s, plan.prediction.first_token_s)
+        assert (rate, first) == (figure(predicted[0], 2), figure(predicted[1], 2)), place

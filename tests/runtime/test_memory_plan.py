@@ -24,9 +24,10 @@ from xverse_runtime.offload.token_buffers import TokenBuffers
 from xverse_runtime.plan_places import MOST_FEW, gpu_budget, host_budget
 from xverse_runtime.prediction import predict
 from xverse_runtime.store.layout import StoreLayout
-from xverse_runtime.store.precision import PRESETS, READING_SPEED, bytes_per_token
+from xverse_runtime.store.precision import PRESETS, bytes_per_token
 from xverse_runtime.store.shard import shard_bytes
 from xverse_runtime.store.synthetic import A4_2B
+from xverse_runtime.suitable import READING_SPEED
 
 # A36B's experts a layer, top-k and shared experts are not in our notes: those of A4.2B stand in.
 A36B = {

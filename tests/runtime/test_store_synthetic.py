@@ -29,7 +29,6 @@ from xverse_runtime.store.manifest import Manifest
 from xverse_runtime.store.precision import (
     PRESETS,
     bytes_per_token,
-    choose_precision,
     measure_read_bandwidth,
 )
 from xverse_runtime.store.synthetic import A4_2B, write_synthetic_store
@@ -157,15 +156,6 @@ def test_an_automatic_precision_counts_weights_not_bytes(
         monkeypatch.setattr("xverse_runtime.device.SMALL_MODEL_BYTES", limit)
         loaded = load_weights(directory, config, "auto", CPU, 64, lambda _progress: None)
         assert loaded.cache_dtype == dtype
-
-
-@pytest.mark.parametrize(
-    ("bandwidth", "name"), [(200e9, "bf16"), (80e9, "int8"), (50e9, "int4"), (1e9, "int4")]
-)
-def test_the_highest_precision_at_reading_speed(bandwidth: float, name: str) -> None:
-    chosen, rate = choose_precision(ModelConfig.from_dict(A4_2B), bandwidth)
-    assert chosen == name
-    assert rate >= 15 or name == "int4"
 
 
 def test_bandwidth_is_measured_in_a_believable_range() -> None:

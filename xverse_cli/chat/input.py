@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
+from xverse_cli.chat.bursts import gather_bursts
 from xverse_cli.chat.history import open_history
 from xverse_cli.chat.key_bindings import ClearedInput, EnterKey, key_bindings
 from xverse_cli.chat.pasting import Pastes, PlaceholderProcessor
@@ -136,6 +137,7 @@ class TerminalPrompt:
             input=input,
             output=output,
         )
+        gather_bursts(self._session.app)
         if rewraps:
             erase_rewrapped(self._session.app)
 

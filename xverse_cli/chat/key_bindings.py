@@ -12,6 +12,7 @@ from prompt_toolkit.filters import has_focus
 from prompt_toolkit.key_binding import KeyBindings
 from prompt_toolkit.keys import Keys
 
+from xverse_cli.chat.bursts import Burst
 from xverse_cli.chat.clusters import bind_clusters
 from xverse_cli.chat.slash import as_line
 
@@ -96,6 +97,9 @@ def key_bindings(pastes: Pastes, enter: EnterKey) -> KeyBindings:
 
     @keys.add(Keys.BracketedPaste, filter=at_prompt)
     def _paste(event: Any) -> None:
+        if isinstance(event.data, Burst):
+            event.current_buffer.insert_text(event.data)
+            return
         enter.pastes_are_marked = True
         buffer, pasted = event.current_buffer, event.data.replace("\r\n", "\n").replace("\r", "\n")
         # What is pasted is text: the user sees the second slash, and can take it away.

@@ -88,8 +88,12 @@ class Repl:
             self.recorder.close()
 
     def say(self, line: str) -> None:
-        """Tell the user something."""
-        self.host.streams.error(line)
+        """Tell the user something, whatever the verbosity; on a terminal no word is cut."""
+        self.host.streams.tell(line)
+
+    def show(self, words: str) -> None:
+        """Show what the user or the model has written, as it is."""
+        self.host.streams.error(words)
 
     def misspelt(self, line: str) -> None:
         """Say what is wrong with an input that was to be a command: it got no answer."""
@@ -185,7 +189,7 @@ class Repl:
         if saved.damaged:
             self.say(text("session.damaged", count=saved.damaged))
         for line in resumed_lines(saved) if shown else ():
-            self.say(line)
+            self.show(line)
         self.suggest(saved.unsent)
 
     def as_saved(self) -> SavedSession:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from shlex import quote
 
 from xverse_cli.chat.completion import CommandCompleter
 from xverse_cli.chat.conversation import Conversation
@@ -123,7 +124,8 @@ class Chat:
                 load.abandon()
         recorder = self._runner.recorder
         if self.interactive and recorder.saving:
-            self._host.streams.say(text("session.goodbye", session=recorder.name or recorder.id))
+            named = quote(recorder.name or recorder.id)  # for the shell: names have spaces
+            self._host.streams.say(text("session.goodbye", session=named))
 
     def _sampling(self) -> SamplingParams:
         return sampling_params(self._models.engine().default_sampling, self._settings)

@@ -2,7 +2,7 @@
 
 # No postponed annotations: Typer would compile every one of them anew on each start.
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ import typer
 from xverse_cli import options
 from xverse_cli.exit_codes import DONE
 from xverse_cli.host import Host, Job
-from xverse_cli.messages import text
+from xverse_cli.messages import figure, text
 from xverse_cli.values import choice, integer
 from xverse_runtime.errors import UsageError
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from xverse_runtime.engine import Engine
 
 PROMPT_TOKENS, NEW_TOKENS, ROUNDS = 128, 16, 3
+AGREEMENT = 0.05  # rounds that differ by less agree on three digits, others on two
 
 Synthetic = Annotated[
     str | None,
@@ -208,15 +209,25 @@ def _table(engine: "Engine", load_s: float, result: "BenchmarkResult") -> str:
         (text("bench.load"), f"{load_s:.2f} s"),
         (
             text("bench.prefill", tokens=result.prompt_tokens),
-            text("bench.rate", rate=f"{result.prefill:.2f}"),
+            text("bench.rate", rate=_measured(result.prefills)),
         ),
         (
             text("bench.decode", tokens=result.new_tokens),
-            text("bench.rate", rate=f"{result.decode:.2f}"),
+            text("bench.rate", rate=_measured(result.decodes)),
         ),
-        (text("bench.bytes"), f"{result.bytes_per_token / 1e9:.3f} GB"),
-        (text("bench.bandwidth"), f"{result.read_bandwidth / 1e9:.1f} GB/s"),
-        (text("bench.share"), f"{result.bandwidth_share:.3f}"),
+        (text("bench.bytes"), f"{figure(result.bytes_per_token / 1e9)} GB"),
+        (text("bench.bandwidth"), f"{_measured([one / 1e9 for one in result.bandwidths])} GB/s"),
+        (text("bench.share"), figure(result.bandwidth_share, 2)),
     ]
     width = widest(name for name, _ in rows)
     return "".join(f"{padded(name, width)}  {value}\n" for name, value in rows)
+
+
+def _measured(rounds: Sequence[float]) -> str:
+    """The median with the digits that the rounds agree on, and what they range from and to."""
+    from statistics import median
+
+    middle, least, most = median(rounds), min(rounds), max(rounds)
+    digits = 3 if most - least < AGREEMENT * middle else 2
+    shown, low, high = (figure(one, digits) for one in (middle, least, most))
+    return shown if low == high else text("bench.range", figure=shown, least=low, most=high)

@@ -133,6 +133,8 @@ def make_store(request: Request, host: Host) -> Path:
         raise UsageError("convert.demo_stays")
     if request.delete_source and not request.yes and not host.streams.stdin_is_terminal:
         raise UsageError("convert.delete_unasked")
+    if not request.output:
+        store_path(source, request.precision)  # refuses before anything is measured
     preset, precision = _precision(request, source, host)
     wish = request.output
     output = Path(wish).expanduser() if wish else store_path(source, preset)
@@ -163,15 +165,19 @@ def _precision(request: Request, source: "FoundModel", host: Host) -> tuple[str,
     """The preset by name, and it with the parts that the user wants otherwise."""
     from dataclasses import replace
 
+    from xverse_cli.models.machine_fit import machine_fit, packed_precision
+    from xverse_cli.models.pull_report import chosen_line
     from xverse_runtime.config import ModelConfig
     from xverse_runtime.model_dir import ModelDirectory
-    from xverse_runtime.store.precision import PRESETS, choose_precision, measure_read_bandwidth
+    from xverse_runtime.store.precision import PRESETS
 
     name = request.precision
     if name == "auto":
-        config = ModelConfig.from_dir(ModelDirectory.open(source.path))
-        name, rate = choose_precision(config, measure_read_bandwidth())
-        host.streams.say(text("convert.chosen", precision=name, rate=f"{rate:.0f}"))
+        directory = ModelDirectory.open(source.path)
+        ModelConfig.from_dir(directory)  # whose errors name the file
+        config = (directory.path / "config.json").read_bytes()
+        name, rate = packed_precision(config, machine_fit(config, None, rates=True))
+        host.streams.say(chosen_line(name, rate))
     preset = PRESETS[name]
     parts = {"attention": request.attention, "head": request.head}
     return name, replace(preset, **{key: value for key, value in parts.items() if value})

@@ -2,9 +2,9 @@
 
 # No postponed annotations: Typer would compile every one of them anew on each start.
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,34 +17,14 @@ from xverse_cli.messages import text, worded_in
 from xverse_runtime.errors import ResourceError
 
 if TYPE_CHECKING:
-    from xverse_cli.doctor.system import SystemFacts
+    from xverse_cli.doctor.report import Diagnosis
     from xverse_cli.settings import Settings
     from xverse_runtime.memory_plan import MemoryPlan
-    from xverse_runtime.offload.machine import Machine
 
 Gpu = Annotated[
     str | None,
     typer.Option("--gpu", metavar="GPU", help=text("help.doctor_gpu"), show_default=False),
 ]
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """``facts`` are ``None`` of a described machine; ``refusal`` is why there is no plan.
-
-    ``faster`` is another plan, and its command, that the user may like better than the chosen one.
-    """
-
-    model: str
-    machine: "Machine"
-    facts: "SystemFacts | None"
-    disk: tuple[str, int] | None
-    plans: "dict[str, MemoryPlan | None]"
-    chosen: "MemoryPlan | None"
-    command: str | None
-    faster: "tuple[MemoryPlan, str] | None"
-    notes: tuple[str, ...]
-    refusal: ResourceError | None
 
 
 def register(app: typer.Typer) -> None:
@@ -78,26 +58,28 @@ def run(flags: Mapping[str, object], gpu: str | None, as_json: bool, host: Host)
 
         host.streams.write_data(to_json(_object(diagnosis)) + "\n")
     else:
+        from xverse_cli.doctor.report import report_lines
         from xverse_cli.render.sanitize import sanitize
 
         width = host.streams.stdout_columns
-        lines = (sanitize(line) for line in _lines(diagnosis, width))
+        lines = (sanitize(line) for line in report_lines(diagnosis, width))
         host.streams.write_data("".join(f"{line}\n" for line in lines))
     if diagnosis.refusal is not None:
         raise diagnosis.refusal
     return DONE
 
 
-def _diagnose(settings: "Settings", gpu: str | None) -> Diagnosis:
+def _diagnose(settings: "Settings", gpu: str | None) -> "Diagnosis":
     from dataclasses import replace
 
     from xverse_cli.doctor.advice import (
         known_config,
         much_faster,
-        next_command,
+        next_step,
         store_precision_of,
         system_notes,
     )
+    from xverse_cli.doctor.report import Advice, Diagnosis
     from xverse_cli.doctor.system import look_at_system
     from xverse_cli.models.pull_plan import free_bytes
     from xverse_cli.models.stores import stores_dir
@@ -131,134 +113,29 @@ def _diagnose(settings: "Settings", gpu: str | None) -> Diagnosis:
     plans = plans_by_precision(config, machine, every)
     here = facts is not None
     notes = system_notes(chosen, machine.host_total) if here else []
-    command, faster = None, None
+    recommended, faster = None, None
     if chosen is not None:
-        follow = partial(next_command, settings.model, here=here, context=settings.context)
-        command = follow(chosen)
+        follow = partial(next_step, settings.model, here=here, context=settings.context)
+        recommended = Advice(chosen, follow(chosen))
         if precision == "auto" and (other := much_faster(chosen, plans.values())) is not None:
-            faster = other, follow(other)
+            faster = Advice(other, follow(other))
     return Diagnosis(
         settings.model,
         machine,
         facts,
         (str(stores_dir()), free_bytes(stores_dir())) if here else None,
         plans,
-        chosen,
-        command,
+        recommended,
         faster,
         tuple(notes),
         refusal,
+        from_file=gpu is not None and gpu.lower().endswith(".toml"),
     )
 
 
-def _lines(diagnosis: Diagnosis, width: int | None) -> Iterator[str]:
-    from xverse_cli.commands.listing import aligned, fitted
-
-    if diagnosis.facts is None:
-        yield text("doctor.described", name=diagnosis.machine.name)
-    yield from aligned([*_system_rows(diagnosis), *_machine_rows(diagnosis.machine)])
-    if diagnosis.facts is not None:
-        yield from aligned(_backend_rows(diagnosis.facts))
-    yield ""
-    yield text("doctor.plans", model=diagnosis.model)
-    rows = [_heading(), *map(_plan_row, *zip(*diagnosis.plans.items(), strict=True))]
-    yield from fitted(rows, width, apart=-1)
-    yield from diagnosis.notes
-    if diagnosis.chosen is not None and diagnosis.command is not None:
-        yield from _advice(diagnosis.chosen, diagnosis.command, faster=False)
-    if diagnosis.faster is not None:
-        yield from _advice(*diagnosis.faster, faster=True)
-
-
-def _advice(plan: "MemoryPlan", command: str, *, faster: bool) -> Iterator[str]:
-    """What a plan brings and costs, and the command that brings it about."""
-    from xverse_cli.doctor.advice import place_text
-    from xverse_cli.models.pull_report import quality
-
-    rate, precision = f"{plan.prediction.tokens_per_s:.3g}", plan.placement.precision
-    place = place_text(plan)
-    yield ""
-    if faster:
-        yield text("doctor.faster", precision=precision, place=place, rate=rate)
-    else:
-        yield text("doctor.recommended", precision=precision, place=place, rate=rate)
-    yield "  " + quality(precision)
-    yield f"  {command}"
-
-
-def _system_rows(diagnosis: Diagnosis) -> Iterator[tuple[str, str]]:
-    facts = diagnosis.facts
-    if facts is None:
-        return
-    yield text("doctor.system"), facts.system
-    versions = {"Python": facts.python, "torch": facts.torch, "triton": facts.triton}
-    yield text("doctor.versions"), ", ".join(f"{k} {v}" for k, v in versions.items() if v)
-    yield text("doctor.processor"), facts.processor
-    if facts.instructions:
-        yield text("doctor.instructions"), ", ".join(facts.instructions)
-    if facts.gpu is None:
-        yield text("doctor.gpu"), text("doctor.no_gpu", reason=facts.no_gpu)
-    else:
-        driver = facts.gpu.driver or text("doctor.untold")
-        capability = facts.gpu.capability
-        told = text("doctor.gpu_is", name=facts.gpu.name, driver=driver, capability=capability)
-        yield text("doctor.gpu"), told
-    if diagnosis.disk is not None:
-        place, free = diagnosis.disk
-        yield text("doctor.disk"), text("doctor.disk_is", free_bytes=free, path=place)
-
-
-def _machine_rows(machine: "Machine") -> Iterator[tuple[str, str]]:
-    if machine.has_gpu:
-        told = text(
-            "doctor.memory_is", total_bytes=machine.vram_total, free_bytes=machine.vram_free
-        )
-        yield text("doctor.gpu_memory"), told
-        yield text("doctor.gpu_bandwidth"), _rate(machine.vram_bandwidth)
-        yield text("doctor.link"), _rate(machine.link_to_gpu)
-    told = text("doctor.memory_is", total_bytes=machine.host_total, free_bytes=machine.host_free)
-    yield text("doctor.memory"), told
-    yield text("doctor.bandwidth"), _rate(machine.host_bandwidth)
-    rate = _rate(machine.cpu_expert_bandwidth)
-    yield text("doctor.cpu_experts"), text("doctor.cores", rate=rate, cores=machine.cpu_cores)
-
-
-def _backend_rows(facts: "SystemFacts") -> Iterator[tuple[str, str]]:
-    for backend in facts.backends:
-        used = text("doctor.usable")
-        if backend.name == "cpu" and facts.kernels:
-            used = text("doctor.usable_with", instructions=facts.kernels)
-        name = text("doctor.kernels", name=backend.name)
-        yield (
-            name,
-            used if backend.reason is None else text("doctor.refused", reason=backend.reason),
-        )
-
-
-def _rate(bytes_per_s: float) -> str:
-    return text("doctor.rate", rate=f"{bytes_per_s / 1e9:.1f}")
-
-
-def _heading() -> tuple[str, ...]:
-    columns = ("precision", "kv", "context", "gpu", "memory", "rate", "first", "load", "place")
-    return tuple(text(f"doctor.heading_{column}") for column in columns)
-
-
-def _plan_row(precision: str, plan: "MemoryPlan | None") -> tuple[str, ...]:
-    from xverse_cli.doctor.advice import memory_text, place_text
-
-    if plan is None:
-        return (precision, *["–"] * 7, text("doctor.no_room"))
-    predicted = plan.prediction
-    rate = f"{predicted.tokens_per_s:.3g}"
-    seconds = [f"{one:.1f} s" for one in (predicted.first_token_s, predicted.load_s)]
-    placed = plan.placement
-    cells = (precision, placed.kv, str(placed.context), *memory_text(plan), rate, *seconds)
-    return (*cells, place_text(plan))
-
-
-def _object(diagnosis: Diagnosis) -> dict[str, Any]:
+def _object(diagnosis: "Diagnosis") -> dict[str, Any]:
     facts, refusal = diagnosis.facts, diagnosis.refusal
+    chosen, faster = diagnosis.recommended, diagnosis.faster
     return {
         "model": diagnosis.model,
         "described": facts is None,
@@ -268,10 +145,12 @@ def _object(diagnosis: Diagnosis) -> dict[str, Any]:
         if diagnosis.disk
         else None,
         "plans": {name: plan and _plan_object(plan) for name, plan in diagnosis.plans.items()},
-        "chosen": diagnosis.chosen and diagnosis.chosen.placement.precision,
-        "command": diagnosis.command,
-        "faster": diagnosis.faster and diagnosis.faster[0].placement.precision,
-        "faster_command": diagnosis.faster and diagnosis.faster[1],
+        "chosen": chosen and chosen.plan.placement.precision,
+        "command": chosen and chosen.step.command,
+        "fetch_bytes": chosen and chosen.step.fetch_bytes,
+        "store_bytes": chosen and chosen.step.store_bytes,
+        "faster": faster and faster.plan.placement.precision,
+        "faster_command": faster and faster.step.command,
         "notes": [*diagnosis.notes],
         "refusal": {"code": refusal.code, **refusal.params} if refusal else None,
     }

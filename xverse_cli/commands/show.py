@@ -49,7 +49,8 @@ def run(model: str, as_json: bool, host: Host) -> int:
 
         host.streams.write_data(to_json(portrait.to_json()) + "\n")
     else:
-        host.streams.write_data("".join(f"{line}\n" for line in _lines(portrait)))
+        lines = _lines(portrait, host.streams.stdout_columns)
+        host.streams.write_data("".join(f"{line}\n" for line in lines))
     return DONE
 
 
@@ -66,13 +67,14 @@ def _find(model: str) -> "FoundModel":
         raise error
 
 
-def _lines(portrait: "Portrait") -> Iterator[str]:
+def _lines(portrait: "Portrait", width: int | None) -> Iterator[str]:
     from xverse_cli.commands.listing import aligned
+    from xverse_cli.render.facts import fact_lines, remark_lines
     from xverse_cli.report import template_line
 
-    yield from aligned(_facts(portrait))
-    yield template_line(portrait.template)
-    yield from _licence_lines(portrait)
+    yield from fact_lines(_facts(portrait), width)
+    for remark in (template_line(portrait.template), *_licence_lines(portrait)):
+        yield from remark_lines(remark, width)
     yield text("show.files", files=len(portrait.files), size_bytes=portrait.bytes)
     rows = [
         ("  " + name, text("show.absent") if count is None else size(count))

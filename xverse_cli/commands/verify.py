@@ -5,6 +5,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -74,6 +75,7 @@ def run(request: Request, host: Host) -> int:
 def _check(request: Request, host: Host) -> "Check":
     from xverse_cli.models.check import check_snapshot, check_store
     from xverse_cli.models.find import find_present
+    from xverse_cli.models.stores import example_output, has_own_place
     from xverse_runtime.model_dir import ModelDirectory
     from xverse_runtime.store.manifest import is_store
 
@@ -84,7 +86,10 @@ def _check(request: Request, host: Host) -> "Check":
         if check.broken or len(check.unknown) < len(check.files):
             return check
     if not is_store(directory):
-        raise UsageError("verify.no_store", path=found.path, model=request.model)
+        if has_own_place(found):
+            raise UsageError("verify.no_store", model=request.model)
+        model, example = quote(request.model), quote(example_output(found))  # for the shell
+        raise UsageError("verify.no_store_here", model=model, example=example)
     return _read(request, host, partial(check_store, found.path))
 
 

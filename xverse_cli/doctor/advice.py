@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,9 +55,18 @@ def store_precision_of(found: FoundModel | None) -> str | None:
     return store_precision(read_object(manifest)) if manifest.is_file() else None
 
 
-def next_command(
+@dataclass(frozen=True)
+class Step:
+    """One command, the bytes that it has to fetch, and those of the store that it will make."""
+
+    command: str
+    fetch_bytes: int = 0
+    store_bytes: int = 0
+
+
+def next_step(
     model: str, plan: MemoryPlan, *, here: bool = True, context: int | None = None
-) -> str:
+) -> Step:
     """The one command that brings a plan about: fetch, convert, or talk.
 
     Args:
@@ -65,10 +75,13 @@ def next_command(
         here: whether the plan is for this machine, so that what lies here counts.
         context: tokens that were asked for.
     """
-    precision = plan.placement.precision
+    from xverse_runtime.model_sizes import ModelSizes
+    from xverse_runtime.store.precision import PRESETS
+
+    precision, store = plan.placement.precision, plan.placement.sizes.weights()
     wished = f" --context {context}" if context else ""
     if model == DEMO:
-        return f"xverse chat --model {DEMO}{wished}"
+        return Step(f"xverse chat --model {DEMO}{wished}")
     named = f" --model {model}"
     rounded = " --kv int8" if plan.placement.kv == "int8" else ""  # said aloud, as it costs quality
     talk = f"xverse chat{named} --precision {precision}{rounded}{wished}"
@@ -77,10 +90,12 @@ def next_command(
     except ModelNotFoundError:
         found = None
     if found is None and "/" in model and not Path(model).exists():
-        return f"xverse pull {model} --precision {precision} --delete-source"
+        fetched = ModelSizes(plan.placement.sizes.config, PRESETS["bf16"]).weights()
+        pull = f"xverse pull {model} --precision {precision} --delete-source"
+        return Step(pull, fetched, store)
     if found is None or precision == "bf16" or (found.path / "xverse.json").is_file():
-        return talk
-    return f"xverse convert {model} --precision {precision}"
+        return Step(talk)
+    return Step(f"xverse convert {model} --precision {precision}", store_bytes=store)
 
 
 def much_faster(chosen: MemoryPlan, plans: Iterable[MemoryPlan | None]) -> MemoryPlan | None:

@@ -94,6 +94,11 @@ def _worded(key: str, value: object) -> str:
     return sanitize(str(value))
 
 
+def figure(value: float, digits: int = 3) -> str:
+    """A measured or predicted number with the ``digits`` that count: ``0.751``, ``5620``."""
+    return f"{float(f'{value:.{digits}g}'):.10g}"
+
+
 def size(count: float) -> str:
     """A number of bytes for people: ``7.5 GiB``."""
     if abs(count) < 1024:

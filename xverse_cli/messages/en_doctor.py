@@ -8,6 +8,9 @@ DOCTOR_TEXTS: dict[str, str] = {
     "help.doctor_gpu": "Plan for a machine that is described instead of this one: RTX 4060 8GB, or"
     " a TOML file (docs/memory-plan.md).",
     "doctor.described": "Described machine: {name}",
+    "doctor.described_by_name": "Described machine: {name}, in a computer with the memory and"
+    " processor below, whatever this one has. A TOML file describes another"
+    " (docs/memory-plan.md).",
     "doctor.system": "System",
     "doctor.versions": "Versions",
     "doctor.processor": "Processor",
@@ -47,6 +50,10 @@ DOCTOR_TEXTS: dict[str, str] = {
     "doctor.no_room": "does not fit",
     "doctor.recommended": "Recommended: {precision}, {place}, {rate} tokens/s predicted",
     "doctor.faster": "Or, faster: {precision}, {place}, {rate} tokens/s predicted",
+    "doctor.fetches": "to fetch: {fetch_bytes}, packed as it comes to {store_bytes}",
+    "doctor.packs": "packed: {store_bytes}",
+    "doctor.disk_enough": "{needs}; {free_bytes} of disk are free",
+    "doctor.disk_short": "{needs}; too much for the disk, which has {free_bytes} free",
     "doctor.windows": "On Windows, torch from PyPI has no CUDA: everything runs on the processor."
     " For an NVIDIA GPU use WSL2, which takes half of the memory unless told otherwise; the weights"
     " need {store_bytes} of it.",

@@ -71,6 +71,17 @@ MODEL_ERRORS: dict[str, tuple[str, str]] = {
         "Check the connection (HTTPS_PROXY is followed), then start the same command again: what"
         " has come is kept. Or try another source: --source modelscope, or HF_ENDPOINT=https://MIRROR",
     ),
+    "pull.unreachable_too": (
+        "{name} cannot be reached either: {detail}.",
+        "Check the connection (HTTPS_PROXY is followed), then start the same command again: what"
+        " has come is kept. Or name a mirror: HF_ENDPOINT=https://MIRROR",
+    ),
+    "offer.no_way": (
+        "{model} cannot be fetched now: {detail}.",
+        "Once there is a connection (HTTPS_PROXY is followed): {command}\n"
+        "  (from a mirror: HF_ENDPOINT=https://MIRROR {command})\n"
+        "Or try the built-in demo: xverse chat --model demo",
+    ),
     "pull.no_socks": (
         "The proxy {proxy} is a SOCKS proxy, for which a library is missing.",
         "Install it: pip install PySocks. Or name an HTTP proxy in HTTPS_PROXY.",
@@ -105,8 +116,13 @@ MODEL_ERRORS: dict[str, tuple[str, str]] = {
     "pull.licence_declined": ("The licence was not accepted; nothing was fetched.", ""),
     # Checking and deleting them.
     "verify.no_store": (
-        "{path} is no converted model; published files carry no digests to compare with.",
+        "{model} is no converted model; published files carry no digests to compare with.",
         "Make a store of it: xverse convert {model}",
+    ),
+    "verify.no_store_here": (
+        "{model} is no converted model; published files carry no digests to compare with.",
+        "A store carries them: xverse convert {model} --output {example}, then xverse verify"
+        " {example}",
     ),
     "verify.broken": (
         "Files of {model} are damaged or missing: {names}.",

@@ -14,7 +14,9 @@ PULL_TEXTS: dict[str, str] = {
     "help.accept_license": "Accept the licence of the weights without being asked.",
     "help.dry_run": "Show what would be fetched and whether it fits; write nothing.",
     "help.pull_json": "Print one JSON object instead of the path.",
-    "pull.asking": "Still waiting for an answer about {model} …",
+    "pull.asking_huggingface": "Waiting for {endpoint} to answer about {model} … Where it is"
+    " blocked: --source modelscope, or HF_ENDPOINT=https://MIRROR",
+    "pull.asking_modelscope": "Waiting for {endpoint} to answer about {model} …",
     "pull.looking": "Looking at the model and at this machine …",
     "pull.plan": "{model}, revision {revision} (commit {commit}), from {endpoint}",
     "pull.plan_files": "  {files} files, {weights} of them weights: {total_bytes};"

@@ -7,6 +7,8 @@ DOCTOR_TEXTS: dict[str, str] = {
     "help.doctor_gpu": "按所描述的机器（而非本机）规划：如 RTX 4060 8GB，或一个 TOML 文件"
     "（docs/memory-plan.md）。",
     "doctor.described": "所描述的机器：{name}",
+    "doctor.described_by_name": "所描述的机器：{name}，内存和处理器按下列数值计，与本机无关。"
+    "可用 TOML 文件描述别的机器（docs/memory-plan.md）。",
     "doctor.system": "系统",
     "doctor.versions": "版本",
     "doctor.processor": "处理器",
@@ -46,6 +48,10 @@ DOCTOR_TEXTS: dict[str, str] = {
     "doctor.no_room": "放不下",
     "doctor.recommended": "推荐：{precision}，{place}，预测 {rate} 词元/秒",
     "doctor.faster": "或更快：{precision}，{place}，预测 {rate} 词元/秒",
+    "doctor.fetches": "需下载 {fetch_bytes}，边下载边打包为 {store_bytes}",
+    "doctor.packs": "打包后 {store_bytes}",
+    "doctor.disk_enough": "{needs}；磁盘可用 {free_bytes}",
+    "doctor.disk_short": "{needs}；磁盘只有 {free_bytes} 可用，放不下",
     "doctor.windows": "在 Windows 上，PyPI 的 torch 不带 CUDA，一切都在处理器上运行。"
     "要使用 NVIDIA GPU，请用 WSL2；它默认只占一半内存，而权重需要 {store_bytes}。",
     "doctor.windows_install": "  1. 运行 wsl --install，然后重启。只需 Windows 的 GPU 驱动，"

@@ -69,6 +69,17 @@ MODEL_ERRORS: dict[str, tuple[str, str]] = {
         "请检查网络连接（支持 HTTPS_PROXY），再运行同一条命令：已下载的部分会保留。"
         "或换个来源：--source modelscope，或 HF_ENDPOINT=https://MIRROR",
     ),
+    "pull.unreachable_too": (
+        "也无法连接 {name}：{detail}。",
+        "请检查网络连接（支持 HTTPS_PROXY），再运行同一条命令：已下载的部分会保留。"
+        "或指定镜像：HF_ENDPOINT=https://MIRROR",
+    ),
+    "offer.no_way": (
+        "现在无法下载 {model}：{detail}。",
+        "连上网络后（支持 HTTPS_PROXY）：{command}\n"
+        "  （使用镜像：HF_ENDPOINT=https://MIRROR {command}）\n"
+        "或试用内置的演示模型：xverse chat --model demo",
+    ),
     "pull.no_socks": (
         "代理 {proxy} 是 SOCKS 代理，缺少所需的库。",
         "请安装：pip install PySocks。或在 HTTPS_PROXY 中指定 HTTP 代理。",
@@ -103,8 +114,13 @@ MODEL_ERRORS: dict[str, tuple[str, str]] = {
     "pull.licence_declined": ("未接受许可证，没有下载任何内容。", ""),
     # Checking and deleting them.
     "verify.no_store": (
-        "{path} 不是转换后的模型；原始文件没有可供比对的摘要。",
+        "{model} 不是转换后的模型；原始文件没有可供比对的摘要。",
         "请先转换：xverse convert {model}",
+    ),
+    "verify.no_store_here": (
+        "{model} 不是转换后的模型；原始文件没有可供比对的摘要。",
+        "打包模型带有摘要：先运行 xverse convert {model} --output {example}，再运行 xverse verify"
+        " {example}",
     ),
     "verify.broken": (
         "{model} 有文件损坏或缺失：{names}。",

@@ -14,7 +14,9 @@ PULL_TEXTS: dict[str, str] = {
     "help.accept_license": "接受权重许可证，不再询问。",
     "help.dry_run": "只显示将下载的内容和空间是否足够，不写入。",
     "help.pull_json": "输出一个 JSON 对象，而不是路径。",
-    "pull.asking": "仍在等待有关 {model} 的回复……",
+    "pull.asking_huggingface": "正在等待 {endpoint} 回复 {model} 的信息……"
+    "如果无法访问：--source modelscope，或 HF_ENDPOINT=https://MIRROR",
+    "pull.asking_modelscope": "正在等待 {endpoint} 回复 {model} 的信息……",
     "pull.looking": "正在查看模型和本机……",
     "pull.plan": "{model}，版本 {revision}（提交 {commit}），来自 {endpoint}",
     "pull.plan_files": "  {files} 个文件，其中 {weights} 个权重文件：{total_bytes}；需下载："

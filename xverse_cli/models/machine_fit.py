@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 from xverse_cli.models.stores import PRECISIONS
 from xverse_runtime.errors import UsageError, XverseError
+from xverse_runtime.suitable import most_suitable
 
 if TYPE_CHECKING:
     from xverse_runtime.config import ModelConfig
+    from xverse_runtime.store.layout import StoreLayout
 
 LOOK_S = 120
-READING_SPEED = 15.0  # tokens per second: as `xverse_runtime.store.precision`, which imports torch
 COMFORTABLE = 30.0  # from here on more speed is no reason for a lower precision
 MUCH_FASTER = 1.5  # by how much a lower precision has to be faster to be worth telling of
 # Python would look for modules in the current folder first; nothing there is to be run.
@@ -57,12 +58,11 @@ class MachineFit:
 
     @property
     def best(self) -> FitRow | None:
-        """The highest precision at reading speed, else the fastest; where speeds are not known,
-        the highest that fits the GPU, else the memory."""
-        known = [(row.tokens_per_s, row) for row in self.rows if row.tokens_per_s]
+        """What `xverse doctor` recommends too: see `most_suitable`. Where speeds are not known, the
+        highest precision that fits the GPU, else the memory."""
+        known = [row for row in self.rows if row.tokens_per_s]
         if known:
-            at_speed = [row for rate, row in known if rate >= READING_SPEED]
-            return at_speed[0] if at_speed else max(known, key=lambda one: one[0])[1]
+            return most_suitable(known, lambda row: row.tokens_per_s or 0.0)
         on_gpu = [row for row in self.rows if row.fits_gpu]
         in_memory = [row for row in self.rows if row.fits_memory]
         return next(iter(on_gpu or in_memory), None)
@@ -151,18 +151,42 @@ def machine_fit_apart(
     return MachineFit(**{**found, "rows": tuple(FitRow(**row) for row in found["rows"])})
 
 
+def packed_precision(config_json: bytes, fit: MachineFit | None) -> tuple[str, float | None]:
+    """What ``--precision auto`` packs a model to, and the tokens per second predicted for it.
+
+    Args:
+        config_json: the file's bytes, of a model that can be run.
+        fit: of that model, with rates; where it knows nothing that fits, the lowest precision that
+            the widths allow is taken.
+
+    Raises:
+        UsageError: ``store.width``: the widths fit no precision.
+    """
+    if fit is not None and fit.best is not None:
+        return fit.best.precision, fit.best.tokens_per_s
+    allowed = [one for one in PRECISIONS if store_bytes(config_json, one) is not None]
+    if not allowed:
+        _layout(config_json, PRECISIONS[0]).check()  # which says what is wrong
+    return allowed[-1], None
+
+
 def store_bytes(config_json: bytes, precision: str) -> int | None:
     """Bytes of a store at ``precision``; ``None`` where the widths do not allow it."""
-    from xverse_runtime.config import ModelConfig
-    from xverse_runtime.store.layout import StoreLayout
-    from xverse_runtime.store.precision import PRESETS
     from xverse_runtime.store.shard import shard_bytes
 
-    layout = StoreLayout(ModelConfig.from_dict(json.loads(config_json)), PRESETS[precision])
+    layout = _layout(config_json, precision)
     with suppress(UsageError):
         layout.check()
         return sum(shard_bytes(file.specs) for file in layout.files())
     return None
+
+
+def _layout(config_json: bytes, precision: str) -> StoreLayout:
+    from xverse_runtime.config import ModelConfig
+    from xverse_runtime.store.layout import StoreLayout
+    from xverse_runtime.store.precision import PRESETS
+
+    return StoreLayout(ModelConfig.from_dict(json.loads(config_json)), PRESETS[precision])
 
 
 def memory_bytes() -> int:

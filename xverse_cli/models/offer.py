@@ -58,9 +58,11 @@ def _offer(missing: ModelNotFoundError, begun: str, settings: Settings, host: Ho
     """Explain, show what it takes here, ask, and fetch.
 
     Raises:
-        ModelNotFoundError: ``missing``, where the answer is no or nothing can be fetched.
+        ModelNotFoundError: ``missing``, where the answer is no; ``pull.offline`` or
+            ``offer.no_way`` where nothing can be fetched.
     """
-    from xverse_cli.models.pull_flow import PullWish, pull_model
+    from xverse_cli.models.download.huggingface import is_offline
+    from xverse_cli.models.pull_flow import PullWish, command_of, pull_model
     from xverse_cli.models.pull_report import plan_lines
 
     streams = host.streams
@@ -69,14 +71,18 @@ def _offer(missing: ModelNotFoundError, begun: str, settings: Settings, host: Ho
         wish = replace(wish, precision=begun, delete_source=True, told=True)
     elif settings.precision in PRECISIONS[1:]:
         wish = replace(wish, precision=settings.precision, delete_source=True)
+    if is_offline() and missing.code == "model.not_cached":
+        raise ModelNotFoundError("pull.offline", model=settings.model)
     streams.warn(error_text(missing)[0])
     try:
         plan = pull_model(wish, host).plan
     except XverseError as error:
         if error.code == "pull.no_such_model":
             raise  # the name is wrong, and how to fetch it no help
-        streams.warn(error_text(error)[0])
-        raise missing from None
+        why, command = error_text(error)[0].rstrip(".。"), command_of(wish)
+        raise ModelNotFoundError(
+            "offer.no_way", model=settings.model, detail=why, command=command
+        ) from None
     if plan is None:
         raise missing
     if begun:

@@ -19,7 +19,7 @@ from xverse_cli.models.download.patience import Patience
 from xverse_cli.models.download.remote import RemoteFile, RemoteModel
 from xverse_cli.models.download.transfer import Note, Status, Transfer
 from xverse_cli.models.hub_folder import HubFolder
-from xverse_cli.models.machine_fit import machine_fit_apart
+from xverse_cli.models.machine_fit import MachineFit, machine_fit_apart
 from xverse_cli.models.pull_plan import Conversion, PullPlan
 from xverse_cli.models.selection import is_store, select_files
 from xverse_cli.models.sources import Route
@@ -103,7 +103,7 @@ class Pull:
     def plan(
         self,
         context: int | None,
-        conversion: Callable[[bytes], Conversion | None],
+        conversion: Callable[[bytes, MachineFit | None], Conversion | None],
         *,
         rates: bool = False,
     ) -> PullPlan:
@@ -111,7 +111,7 @@ class Pull:
 
         Args:
             context: tokens for the fit; ``None`` is the model's.
-            conversion: what is to be made of the model, given its ``config.json``.
+            conversion: what is to be made of the model, given its ``config.json`` and the fit.
             rates: whether the fit tells speeds, for which the machine is measured.
         """
         files = select_files(self.model)
@@ -128,7 +128,7 @@ class Pull:
             files,
             missing,
             sum(min(half.get(file.digest, 0), file.size) for file in missing),
-            conversion(config),
+            conversion(config, fit),
             fit,
             licence.accepted(self.model.repo),
         )

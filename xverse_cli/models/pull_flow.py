@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from threading import Timer
 
@@ -14,9 +14,10 @@ from xverse_cli.host import Host
 from xverse_cli.messages import text
 from xverse_cli.models import licence, pull
 from xverse_cli.models.download.huggingface import is_offline
-from xverse_cli.models.download.remote import UnreachableError
+from xverse_cli.models.download.remote import Source, UnreachableError
 from xverse_cli.models.find import DEMO, HUB_ID, FoundModel
 from xverse_cli.models.hub_cache import find_snapshot
+from xverse_cli.models.machine_fit import MachineFit, machine_fit_apart, packed_precision
 from xverse_cli.models.pull import Pull, check_index, sole_puller
 from xverse_cli.models.pull_and_pack import (
     convert_as_it_comes,
@@ -24,7 +25,7 @@ from xverse_cli.models.pull_and_pack import (
     packed_already,
 )
 from xverse_cli.models.pull_plan import Conversion, PullPlan, free_bytes, plan_conversion
-from xverse_cli.models.pull_report import plan_lines, resumed_line
+from xverse_cli.models.pull_report import chosen_line, plan_lines, resumed_line
 from xverse_cli.models.selection import is_weight_file
 from xverse_cli.models.sources import Route, chosen_sources
 from xverse_cli.models.stores import find_store, store_path
@@ -33,7 +34,7 @@ from xverse_runtime.durable import NO_SPACE, NOT_WRITABLE
 from xverse_runtime.errors import ModelNotFoundError, ResourceError, UsageError
 
 MAIN = "main"
-SLOW_S = 3.0
+SLOW_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,8 @@ def pull_model(wish: PullWish, host: Host) -> Pulled:
     watcher = HostWatcher(host)
     sources = chosen_sources(wish.source, host.environ, pull.PATIENCE)
     try:
-        with _said_if_slow(wish, host):
-            route = Route(sources, repo, revision, watcher.note)
+        with _said_if_slow(wish, host) as asking:
+            route = Route(sources, repo, revision, watcher.note, asking)
     except UnreachableError as error:
         if wish.must_reach:
             raise
@@ -115,7 +116,7 @@ def pull_model(wish: PullWish, host: Host) -> Pulled:
     rates = _rates_wanted(wish, job, host)
     if rates and host.streams.stderr_is_terminal:
         host.streams.say(text("pull.looking"))
-    plan = job.plan(wish.context, lambda config: _conversion(wish, config, host), rates=rates)
+    plan = job.plan(wish.context, partial(_conversion, wish, host), rates=rates)
     packed = packed_already(job, plan)
     left = tuple(file for file in plan.missing if file.name not in packed)
     plan = replace(plan, missing=left)
@@ -129,19 +130,30 @@ def pull_model(wish: PullWish, host: Host) -> Pulled:
 
 
 @contextmanager
-def _said_if_slow(wish: PullWish, host: Host) -> Iterator[None]:
-    """Say that an answer is waited for: where a source is blocked that takes half a minute."""
-    timer = Timer(SLOW_S, host.streams.say, [text("pull.asking", model=wish.model)])
-    timer.daemon = True
-    timer.start()
+def _said_if_slow(wish: PullWish, host: Host) -> Iterator[Callable[[Source], None]]:
+    """Yields what is told of each source that is asked, and says so where its answer is slow to
+    come: it may be blocked here."""
+    timers: list[Timer] = []
+
+    def asking(source: Source) -> None:
+        for timer in timers:
+            timer.cancel()
+        words = text(f"pull.asking_{source.name}", endpoint=source.endpoint, model=wish.model)
+        timers.append(Timer(SLOW_S, host.streams.say, [words]))
+        timers[-1].daemon = True
+        timers[-1].start()
+
     try:
-        yield
+        yield asking
     finally:
-        timer.cancel()
+        for timer in timers:
+            timer.cancel()
 
 
 def _rates_wanted(wish: PullWish, job: Pull, host: Host) -> bool:
     """Whether someone decides by the plan: then a second of measuring is worth it."""
+    if wish.precision == "auto":
+        return True
     if wish.dry_run:
         return not wish.told
     return host.streams.stderr_is_terminal and not wish.told and not job.was_begun
@@ -195,7 +207,7 @@ def _carry_out(wish: PullWish, job: Pull, plan: PullPlan, watcher: HostWatcher, 
                 job.fetch(plan.files)
             path = job.finish(plan.files)
     except KeyboardInterrupt:
-        host.streams.say(text("pull.resume", command=_command(wish)))
+        host.streams.say(text("pull.resume", command=command_of(wish)))
         raise
     key = "pull.done" if plan.missing else "pull.up_to_date"
     host.streams.say(text(key, model=wish.model, size_bytes=plan.total_bytes))
@@ -256,7 +268,9 @@ def _without_network(wish: PullWish, why: ModelNotFoundError, host: Host) -> Pul
     detail = str(why.params.get("detail") or "HF_HUB_OFFLINE")
     host.streams.warn(text("pull.kept", detail=detail, path=path))
     if wish.precision and not wish.dry_run:
-        conversion = _conversion(wish, (path / "config.json").read_bytes(), host)
+        config = (path / "config.json").read_bytes()
+        fit = machine_fit_apart(config, wish.context, rates=wish.precision == "auto")
+        conversion = _conversion(wish, host, config, fit)
         assert conversion is not None
         path = _convert(wish, conversion, host)
         if wish.delete_source:
@@ -264,25 +278,18 @@ def _without_network(wish: PullWish, why: ModelNotFoundError, host: Host) -> Pul
     return Pulled(path, None)
 
 
-def _conversion(wish: PullWish, config: bytes, host: Host) -> Conversion | None:
+def _conversion(
+    wish: PullWish, host: Host, config: bytes, fit: MachineFit | None
+) -> Conversion | None:
     if wish.precision is None:
         return None
     precision = wish.precision
     if precision == "auto":
-        precision = _best_precision(config, host)
+        precision, rate = packed_precision(config, fit)
+        host.streams.say(chosen_line(precision, rate))
     output = store_path(FoundModel(Path(wish.repo), wish.repo, _branch(wish)), precision)
     conversion = plan_conversion(precision, output, config, delete_source=wish.delete_source)
     return replace(conversion, damaged=wish.damaged)
-
-
-def _best_precision(config: bytes, host: Host) -> str:
-    from xverse_runtime.config import ModelConfig
-    from xverse_runtime.store.precision import choose_precision, measure_read_bandwidth
-
-    parsed = ModelConfig.from_dict(json.loads(config))
-    precision, rate = choose_precision(parsed, measure_read_bandwidth())
-    host.streams.say(text("convert.chosen", precision=precision, rate=f"{rate:.0f}"))
-    return precision
 
 
 def _agree(wish: PullWish, plan: PullPlan, host: Host) -> None:
@@ -295,13 +302,13 @@ def _agree(wish: PullWish, plan: PullPlan, host: Host) -> None:
         return
     if not wish.accept_licence:
         if not host.streams.stdin_is_terminal:
-            raise UsageError("pull.licence_unasked", model=wish.model, command=_command(wish))
+            raise UsageError("pull.licence_unasked", model=wish.model, command=command_of(wish))
         if not host.streams.confirm(text("pull.licence_question")):
             raise UsageError("pull.licence_declined", model=wish.model)
     licence.accept(wish.repo)
 
 
-def _command(wish: PullWish) -> str:
+def command_of(wish: PullWish) -> str:
     """The command line that goes on."""
     parts = ["xverse pull", wish.model]
     if wish.precision:

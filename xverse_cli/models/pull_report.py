@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from xverse_cli.messages import size, text
+from xverse_cli.messages import figure, size, text
 from xverse_cli.models.machine_fit import FitRow, MachineFit
 from xverse_cli.models.pull_plan import PullPlan, free_bytes
 from xverse_cli.models.selection import is_weight_file
@@ -103,11 +103,18 @@ def quality(precision: str) -> str:
     return text(_QUALITY[precision])
 
 
+def chosen_line(precision: str, tokens_per_s: float | None) -> str:
+    """What ``--precision auto`` turned out to be, and how fast that will be."""
+    if tokens_per_s is None:
+        return text("convert.chosen_unknown", precision=precision)
+    return text("convert.chosen", precision=precision, rate=figure(tokens_per_s))
+
+
 def rate_text(row: FitRow) -> str:
     """How fast it will be."""
     if row.tokens_per_s is None:
         return text("fit.rate_unknown")
-    return text("fit.rate", rate=f"{row.tokens_per_s:.3g}")
+    return text("fit.rate", rate=figure(row.tokens_per_s))
 
 
 def _verdict(row: FitRow) -> str:

@@ -36,6 +36,7 @@ class Route:
         sources: in the order to ask them.
         repo, revision: what is wanted.
         note: told when a source is passed over.
+        asking: told which source is being asked.
 
     Raises:
         ModelNotFoundError: the first source that answers does not have it, or none answers.
@@ -47,14 +48,16 @@ class Route:
         repo: str,
         revision: str,
         note: Callable[[Note], None],
+        asking: Callable[[Source], None] = lambda source: None,
     ) -> None:
         self._lock = Lock()
         first: XverseError | None = None
         for index, source in enumerate(sources):
+            asking(source)
             try:
                 model = source.describe(repo, revision)
             except UnreachableError as error:
-                first = first or error
+                first = _of_both(first, error) if first else error
                 if index + 1 < len(sources):
                     note(_passed_over(source, sources[index + 1], error))
                 continue
@@ -99,6 +102,15 @@ class Route:
             return source.locate(model, file)
         same = file.sha256 and [one for one in model.files if one.sha256 == file.sha256]
         return source.locate(model, same[0]) if same else None
+
+
+def _of_both(first: XverseError, then: XverseError) -> XverseError:
+    """What counts is why the first source was of no use; but where both cannot be reached, that
+    has been said of the first when it was passed over."""
+    if not first.code == then.code == "pull.unreachable":
+        return first
+    name, detail = then.params["name"], then.params["detail"]
+    return UnreachableError("pull.unreachable_too", name=name, detail=detail)
 
 
 def _passed_over(source: Source, following: Source, error: XverseError) -> Note:

@@ -27,10 +27,19 @@ def store_path(source: FoundModel, precision: str) -> Path:
     Raises:
         UsageError: ``convert.output_needed``: directories have no name that is theirs alone.
     """
-    if source.name is None or "/" not in source.name:
-        example = f"./{source.path.name}-{precision}"
-        raise UsageError("convert.output_needed", example=example)
-    return stores_dir() / f"{_stem(source.name, source.revision)}-{precision}"
+    if not has_own_place(source):
+        raise UsageError("convert.output_needed", example=example_output(source, precision))
+    return stores_dir() / f"{_stem(source.name or '', source.revision)}-{precision}"
+
+
+def has_own_place(source: FoundModel) -> bool:
+    """Whether stores of this model are kept where its name finds them: a Hub id's are."""
+    return source.name is not None and "/" in source.name
+
+
+def example_output(source: FoundModel, precision: str = "auto") -> str:
+    """A directory that a store of ``source`` might be written to."""
+    return f"./{source.path.resolve().name}-{'store' if precision == 'auto' else precision}"
 
 
 def _stem(name: str, revision: str | None) -> str:
@@ -89,17 +98,20 @@ def commit_of(manifest: Path) -> str | None:
 def find_store(name: str, revision: str | None, precision: str) -> Path | None:
     """The store of a Hub id at a revision to run at ``precision``, if one was made.
 
-    ``auto`` takes the only one, or of several the highest precision at reading speed.
+    ``auto`` takes the only one, or of several the one that `xverse doctor` recommends, or the
+    next lower one.
     """
     stores = stores_of(name, revision)
     if precision != "auto" or len(stores) < 2:
         return next(iter(stores.values()), None) if precision == "auto" else stores.get(precision)
+    from xverse_cli.models.machine_fit import machine_fit, packed_precision
     from xverse_runtime.config import ModelConfig
     from xverse_runtime.model_dir import ModelDirectory
-    from xverse_runtime.store.precision import choose_precision, measure_read_bandwidth
 
-    config = ModelConfig.from_dir(ModelDirectory.open(next(iter(stores.values()))))
-    best, _ = choose_precision(config, measure_read_bandwidth())
+    directory = ModelDirectory.open(next(iter(stores.values())))
+    ModelConfig.from_dir(directory)  # whose errors name the file
+    config = (directory.path / "config.json").read_bytes()
+    best, _ = packed_precision(config, machine_fit(config, None, rates=True))
     fast_enough = [one for one in PRECISIONS[PRECISIONS.index(best) :] if one in stores]
     return stores[fast_enough[0]] if fast_enough else next(iter(stores.values()))
 

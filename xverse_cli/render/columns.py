@@ -25,13 +25,14 @@ def padded(text: str, width: int, *, right: bool = False) -> str:
     return spaces + text if right else text + spaces
 
 
-def wrapped(text: str, width: int) -> list[str]:
+def wrapped(text: str, width: int, *, whole: bool = False) -> list[str]:
     """The lines of a paragraph, at most ``width`` columns each where its words allow it.
 
     Lines break at spaces and beside wide characters; punctuation stays with what it belongs to.
+    With ``whole`` they do so nowhere else: for paths, addresses and commands.
     """
     if text.isascii():
-        return textwrap.wrap(text, width)
+        return textwrap.wrap(text, width, break_long_words=not whole, break_on_hyphens=not whole)
     lines, line, taken = [], "", 0
     for piece in _pieces(text):
         takes = columns(piece)

@@ -22,14 +22,14 @@ def _show(chat: Repl, argument: str) -> None:
     turns = conversation.all_turns
     places = [int(argument) - 1] if argument else range(len(turns))
     if conversation.system and not argument:
-        chat.say(text("command.system_is", text=conversation.system))
+        chat.show(text("command.system_is", text=conversation.system))
     for at in places:
         if at == len(conversation.left_out) and at and not argument:
             chat.say(text("show.left_out", count=at))
             if conversation.summary:
-                chat.say(conversation.summary)
-        chat.say(text("show.message", number=at + 1, words=turns[at].user))
-        chat.say(turns[at].assistant.rstrip("\n"))
+                chat.show(conversation.summary)
+        chat.show(text("show.message", number=at + 1, words=turns[at].user))
+        chat.show(turns[at].assistant.rstrip("\n"))
         if turns[at].interrupted:
             chat.say(text("show.interrupted"))
 

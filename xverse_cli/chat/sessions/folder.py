@@ -65,13 +65,18 @@ def latest_session() -> SavedSession:
     """The session that was last written to and is not open elsewhere.
 
     Raises:
-        UsageError: ``session.none``.
+        UsageError: ``session.none``, or what is wrong with the latest where none can be gone on
+            with: ``session.in_use``, or what `read_session` raises.
     """
+    first: XverseError | None = None
     for path in session_paths():
-        if not in_use(path):
-            with suppress(XverseError):
+        try:
+            if not in_use(path):
                 return read_session(path)
-    raise UsageError("session.none")
+            first = first or UsageError("session.in_use", session=path.stem)
+        except XverseError as error:
+            first = first or error
+    raise first or UsageError("session.none")
 
 
 def in_use(path: Path) -> bool:

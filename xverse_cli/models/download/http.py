@@ -79,7 +79,7 @@ class Body:
         try:
             data: bytes = self.response.read1(most)
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-            raise TransientError(_reason(error), reached=True) from None
+            raise TransientError(reason(error), reached=True) from None
         return data
 
     def abort(self) -> None:
@@ -155,7 +155,7 @@ class Connections:
                 "GET", url, headers=headers, redirect=False, preload_content=False
             )
         except urllib3.exceptions.HTTPError as error:
-            raise TransientError(_reason(error)) from None
+            raise TransientError(reason(error)) from None
         except (OSError, ValueError) as error:
             raise TransientError(str(error) or type(error).__name__) from None
 
@@ -255,8 +255,8 @@ def retry_after(value: str | None) -> float | None:
         return None
 
 
-def _reason(error: Exception) -> str:
-    """urllib3 wraps what the system said several times over."""
+def reason(error: Exception) -> str:
+    """What the system said: the libraries wrap it several times over."""
     if isinstance(error, urllib3.exceptions.ReadTimeoutError):
         return "no bytes for a while"
     # urllib3 2 counts a refused connection among those that took too long
@@ -271,4 +271,4 @@ def _reason(error: Exception) -> str:
         cause = inner[0] if inner else cause.__cause__ or cause.__context__
     if isinstance(error, (urllib3.exceptions.ProtocolError, urllib3.exceptions.IncompleteRead)):
         return "the connection broke"
-    return str(error)[:200] or type(error).__name__
+    return str(error).partition("\n")[0][:200] or type(error).__name__

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from xverse_cli.models.download.http import retry_after
+from xverse_cli.models.download.http import TransientError, reason, retry_after
 from xverse_cli.models.download.patience import Patience
+from xverse_cli.models.download.reach import check_reachable
 from xverse_cli.models.download.remote import (
     Location,
     RemoteFile,
@@ -48,6 +49,10 @@ class HuggingFace:
 
         if "://" not in self.endpoint:
             raise UsageError("pull.endpoint", endpoint=self.endpoint)
+        try:
+            check_reachable(self.endpoint, self.patience.ask_s)
+        except TransientError as error:
+            raise unreachable(self.endpoint, str(error), reached=False) from None
         api = HfApi(endpoint=self.endpoint, library_name="xverse")
         info = self._patiently(
             lambda: api.model_info(
@@ -130,8 +135,7 @@ def _meaning(
     response = getattr(error, "response", None)
     status = getattr(response, "status_code", None)
     if status is None:
-        detail = str(error).strip().splitlines() or [type(error).__name__]
-        return unreachable(endpoint, detail[0][:200], reached=False), None
+        return unreachable(endpoint, reason(error), reached=False), None
     if status == 429:
         wait = retry_after(response.headers.get("retry-after")) if response is not None else None
         return UnreachableError("pull.rate_limited", endpoint=endpoint), wait

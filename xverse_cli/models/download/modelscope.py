@@ -16,6 +16,7 @@ from urllib.parse import quote, urlencode
 
 from xverse_cli.models.download.http import Connections, StatusError, TransientError
 from xverse_cli.models.download.patience import Patience
+from xverse_cli.models.download.reach import check_reachable
 from xverse_cli.models.download.remote import (
     Location,
     RemoteFile,
@@ -67,6 +68,7 @@ class ModelScope:
     def _files(self, url: str, repo: str, revision: str) -> list[dict[str, Any]]:
         connections = self.patience.connections()
         try:
+            check_reachable(self.endpoint, self.patience.ask_s)
             files = self._ask(connections, url)["Data"]["Files"]
             if files is None:
                 raise no_such_revision(repo, revision, self.endpoint)

@@ -15,6 +15,8 @@ class Patience:
     Args:
         tries: attempts in a row that bring no byte before a source is given up.
         first_wait_s, longest_wait_s: between attempts, doubled each time.
+        ask_s: within which a source must take a connection before another one is asked; the
+            system repeats its knocking after 1, 3 and 7 seconds.
         connect_s, stall_s: see `Connections`.
         receive_buffer: see `Connections`.
     """
@@ -22,6 +24,7 @@ class Patience:
     tries: int = 8
     first_wait_s: float = 1.0
     longest_wait_s: float = 60.0
+    ask_s: float = 8.0
     connect_s: float = 15.0
     stall_s: float = 30.0
     receive_buffer: int | None = None
