@@ -509,3 +509,19 @@ def test_tables_begin_where_kernels_can_read_them() -> None:
         assert table.data_ptr() % 16 == 0
         assert table.is_contiguous()
         assert table.tolist() == [-1] * 64 + [5 + 2 * layer, 6 + 2 * layer]
+
+
+def test_a_place_that_changed_its_row_is_told_anew() -> None:
+    """Layers 1 and 4 share a place. What layer 4 was sent stays, and the place has another row:
+    when layer 1 is sent the same expert once more, its table must not say the old one."""
+    offload = make_offload(MODEL, FakeDevice(), slots=LAYERS, policy=LeastRecentlyUsed())
+    cache, rules = offload.cache, offload.rules
+    absent = [next(e for e, row in enumerate(cache.slot_rows(n)) if row < 0) for n in range(LAYERS)]
+    cache.update_table(1, absent[1])
+    before = cache.prefetch_row(1)
+    assert cache.table(1)[absent[1]] == before == cache.prefetch_row(4)
+    cache.keep((4, absent[4]), before, rules)
+    cache.update_table(1, absent[1])
+    assert cache.slot_rows(4)[absent[4]] == before
+    assert cache.table(1)[absent[1]] == cache.prefetch_row(1) != before
+    assert before not in cache.resident_rows(1)
