@@ -190,12 +190,16 @@ def batch_parts(
     if sequences < wished:
         on_adjustment("memory.fewer_sequences", {"sequences": sequences})
     while True:
+        pool = None
         try:
             pool = KVPool(decoder.config, capacity, dtype, device, sequences)
             return pool, decode_loop(decoder, pool, use_graphs=use_graphs)
         except torch.OutOfMemoryError as error:
             if sequences == 1:
                 raise out_of_memory(device, error) from None
-            sequences //= 2
-            on_adjustment("memory.fewer_sequences", {"sequences": sequences})
-            torch.cuda.empty_cache()
+        # Here and not above: the error holds the frames that hold what was made so far.
+        if pool is not None:
+            pool.release()
+        torch.cuda.empty_cache()
+        sequences //= 2
+        on_adjustment("memory.fewer_sequences", {"sequences": sequences})

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from xverse_kernels.backend import TokenSampler
+from xverse_runtime.graph_capture import ERROR_MODE, uncollected
 from xverse_runtime.kv_cache import KVPool
 from xverse_runtime.model import Decoder
 
@@ -185,7 +186,12 @@ class DecodeLoop:
         torch.cuda.current_stream().wait_stream(stream)
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._memory, stream=stream):
+        with (
+            uncollected(),
+            torch.cuda.graph(
+                graph, pool=self._memory, stream=stream, capture_error_mode=ERROR_MODE
+            ),
+        ):
             self._run(bucket)
         self._memory = graph.pool()
         return graph

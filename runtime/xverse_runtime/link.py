@@ -104,7 +104,7 @@ class CudaLink:
 
     def close(self) -> None:
         self._stream.synchronize()
-        unpin_pages(self._pinned)
+        unpin_pages(self._pinned, self.device)
 
 
 class _CudaCopy:
@@ -119,21 +119,28 @@ def pin_pages(memory: Tensor, device: torch.device) -> bool:
     """Register host memory that exists; false where the system does not allow it.
 
     torch's own pinned memory would round sizes up to powers of two, and never give them back.
+
+    Args:
+        memory: its pages have been written.
+        device: whose copies are to read it, and the thread's one meanwhile: the first call on any
+            other takes hundreds of megabytes of that one.
     """
     runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
-    if int(runtime.cudaHostRegister(memory.data_ptr(), memory.nbytes, 0)) == 0:
-        return True
-    # CUDA keeps the error for whoever launches the next kernel: this one is to have it.
-    with suppress(RuntimeError):
-        torch.zeros(1, device=device)
+    with torch.cuda.device(device):
+        if int(runtime.cudaHostRegister(memory.data_ptr(), memory.nbytes, 0)) == 0:
+            return True
+        # CUDA keeps the error for whoever launches the next kernel: this one is to have it.
+        with suppress(RuntimeError):
+            torch.zeros(1, device=device)
     return False
 
 
-def unpin_pages(pinned: list[Tensor]) -> None:
+def unpin_pages(pinned: list[Tensor], device: torch.device) -> None:
     """Before the memory goes: what is mapped in its place must not be taken for it."""
     runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
-    for memory in pinned:
-        runtime.cudaHostUnregister(memory.data_ptr())
+    with torch.cuda.device(device):
+        for memory in pinned:
+            runtime.cudaHostUnregister(memory.data_ptr())
     pinned.clear()
 
 

@@ -21,6 +21,11 @@ from xverse_runtime.types import AdjustmentCallback
 
 T = TypeVar("T")
 
+# What torch from 2.8 on raises where a device is at fault, and not the room for something.
+FAULTS: tuple[type[Exception], ...] = tuple(
+    one for one in [getattr(torch, "AcceleratorError", None)] if one is not None
+)
+
 
 class Experts(Protocol):
     """Experts of which the GPU may hold fewer."""
@@ -194,6 +199,8 @@ class MemoryLadder:
         try:
             reached = [steps.reached for steps in self._steps]
             held.pool.leave(max(held.rows(), *reached, 0), capacity=capacity, dtype=dtype)
+        except FAULTS:  # of the GPU: nothing helps
+            raise
         except RuntimeError:  # the host has no room for what is to be kept: another rung may do
             return False
         return True

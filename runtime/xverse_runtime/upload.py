@@ -3,6 +3,7 @@ them while they read the next ones."""
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import threading
@@ -59,6 +60,7 @@ class Uploader:
         self._work = threading.Condition(lock)  # readers wait for it
         self._progress = threading.Condition(lock)  # the caller waits for it
         self._waiting: deque[tuple[Tensor, Tensor]] = deque()
+        self._reading = 0  # readers that have begun and not ended
         self._unsent = 0  # pieces, waiting or in the hands of a reader
         self._sent_bytes = 0  # that nobody has been told of
         self._error: BaseException | None = None
@@ -79,12 +81,27 @@ class Uploader:
             self._waiting.clear()
             self._work.notify_all()
         try:
-            for thread in self._threads:
-                thread.join()
+            self._join()
         finally:
             self._link.close()
             # It holds the frames that hold this, and with them all that was loaded.
             self._error = None
+
+    def _join(self) -> None:
+        """Wait for the readers, also where Ctrl-C is pressed once more: they end with the pieces
+        that they have, and what they send from must stay pinned until then."""
+        interrupt: KeyboardInterrupt | None = None
+        while True:
+            try:
+                with self._progress:
+                    self._progress.wait_for(lambda: self._reading == 0)
+                for thread in self._threads:
+                    thread.join()
+                break
+            except KeyboardInterrupt as error:  # a thread whose join breaks off may seem to be over
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt
 
     def to_device(self, source: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """A copy of ``source`` on the device, converted there; to be used after `finish`."""
@@ -153,9 +170,19 @@ class Uploader:
     def _start(self) -> None:
         """One more reader, as long as there is more to do than there are readers."""
         if len(self._threads) < self._readers and self._unsent >= len(self._threads):
-            thread = threading.Thread(target=self._read, name="loading", daemon=True)
+            thread = threading.Thread(target=self._run_reader, name="loading", daemon=True)
             self._threads.append(thread)
             thread.start()
+
+    def _run_reader(self) -> None:
+        with self._progress:
+            self._reading += 1
+        try:
+            self._read()
+        finally:
+            with self._progress:
+                self._reading -= 1
+                self._progress.notify()
 
     @torch.inference_mode()
     def _read(self) -> None:
@@ -201,7 +228,9 @@ class Uploader:
         """Pinned, or as it is where the system refuses: copies are slower then, and as right."""
         # whole pages of its own: reads into them are faster by a fifth, and they go back at once
         buffer = torch.frombuffer(mmap.mmap(-1, self._piece_bytes), dtype=torch.uint8)
-        buffer.zero_()  # pages that exist can be pinned at once, not one by one
+        # Pages that exist can be pinned at once, not one by one. Not by torch, which would have
+        # threads of its own for every reader.
+        ctypes.memset(buffer.data_ptr(), 0, buffer.nbytes)
         with self._pinning:
             self._link.pin(buffer)
         return buffer

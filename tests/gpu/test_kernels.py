@@ -206,6 +206,63 @@ def test_shares_of_slots_in_a_graph(backend) -> None:
     assert torch.equal(total, reference.add_parts(x, other.expert_ids, here, host.cuda()))
 
 
+@pytest.mark.parametrize("graph", [True, False])
+def test_the_hosts_memory_is_read_and_written_anew_every_time(backend, graph: bool) -> None:
+    """What it writes just before a launch is what the kernel reads, nothing kept from before, and
+    an event behind the kernel is all that it waits for; also where kernels begin early."""
+    blocks, routed = random_blocks("int4"), routing(1)
+    blocks.table[:] = -1  # all slots are the host's
+    x = torch.zeros(1, HIDDEN, device="cuda")
+    parts = torch.empty(1, TOP_K + SHARED, HIDDEN, device="cuda")
+    rest = torch.zeros(parts.shape).pin_memory()
+    told = torch.zeros(1, HIDDEN).pin_memory()
+    table = torch.zeros(64, 68, dtype=torch.int32).pin_memory()
+    there = torch.zeros(68, dtype=torch.int32, device="cuda")
+    back = torch.zeros(68, dtype=torch.int32).pin_memory()
+
+    def step() -> None:
+        backend.expert_parts(routed, blocks, parts)
+        total = backend.add_parts(x, routed.expert_ids, [Parts(parts, blocks.table)], rest)
+        backend.copy_small([(total, told), (there, back)])
+
+    step()  # compiles
+    torch.cuda.synchronize()
+    captured = torch.cuda.CUDAGraph()
+    if graph:
+        with torch.cuda.graph(captured):
+            step()
+    done = torch.cuda.Event()
+    for turn in range(1000):
+        rest.fill_(turn)
+        table[turn % 64].fill_(turn)
+        backend.copy_small([(table[turn % 64], there)])
+        captured.replay() if graph else step()
+        done.record()
+        while not done.query():
+            pass
+        assert bool((told == turn * (TOP_K + SHARED)).all())
+        assert bool((back == turn).all())
+
+
+def test_memory_that_is_registered_later(backend) -> None:
+    """Its address for kernels can be another than the host's."""
+    from xverse_runtime.link import pin_pages, unpin_pages
+
+    device = torch.device("cuda", torch.cuda.current_device())
+    memory = torch.randint(-(2**31), 2**31 - 1, (2, 16, 1024), dtype=torch.int32)
+    pinned = [memory]
+    if not pin_pages(memory, device):
+        pytest.skip("the system pins no memory that exists")
+    source, target = memory
+    there = torch.zeros(1024, dtype=torch.int32, device=device)
+    for row in range(16):
+        backend.copy_small([(source[row], there)])
+        backend.copy_small([(there, target[row])])
+    torch.cuda.synchronize()
+    unpin_pages(pinned, device)
+    assert torch.equal(target, source)
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("tokens", [2, 100])
 @pytest.mark.usefixtures("poisoned")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from tests.runtime.offload.test_offloaded_engine import (
     MACHINE,
@@ -23,6 +27,7 @@ from xverse_runtime import engine_parts
 from xverse_runtime.config import EngineConfig, ModelConfig
 from xverse_runtime.engine import Engine
 from xverse_runtime.fit import Fit
+from xverse_runtime.offload.pieces import GraphRecorder
 from xverse_runtime.offload.setup import ModelPlan
 from xverse_runtime.offload.transfer import CudaQueues
 from xverse_runtime.types import SamplingParams
@@ -142,6 +147,60 @@ def test_graphs_change_nothing(load: Load, config: ModelConfig, prompt: list[int
         for _ in range(3):
             assert reply(graphs, prompt, params) == expected
     assert not told
+
+
+@pytest.mark.parametrize("by_thread", [False, True])
+def test_pinned_memory_that_is_given_back_while_a_graph_is_captured(by_thread: bool) -> None:
+    """By another engine that is garbage, or that another thread closes: the capture goes on."""
+    device = torch.device("cuda", torch.cuda.current_device())
+    x = torch.zeros(256, device=device)
+    assert bool((x + 1 == 1).all())  # loads what is captured
+    thresholds = gc.get_threshold()
+    gc.set_threshold(0)
+    queues = CudaQueues(device)
+    assert queues.pin(torch.ones(2**20, dtype=torch.uint8))
+    closing = threading.Thread(target=queues._close)
+    gone = weakref.ref(queues)
+    itself: list[object] = [queues]
+    itself.append(itself)
+    del queues, itself
+
+    def work() -> Tensor:
+        gc.set_threshold(1, 1, 1)
+        assert [[] for _ in range(1000)]
+        if by_thread:
+            closing.start()
+            closing.join()
+        assert gone() is not None
+        return x + 1
+
+    try:
+        again, result = GraphRecorder(device).record(work)
+        gc.collect()
+        assert gone() is None
+    finally:
+        gc.set_threshold(*thresholds)
+    again.replay()
+    assert bool((result == 1).all())
+
+
+def test_no_room_for_what_is_captured() -> None:
+    """That is what is raised, and captures go on."""
+    recorder = GraphRecorder(torch.device("cuda", torch.cuda.current_device()))
+    x = torch.zeros(256, device="cuda")
+    free = torch.cuda.mem_get_info()[0]
+
+    def too_much() -> Tensor:
+        y = x + 1
+        return y + torch.empty(2 * free, dtype=torch.uint8, device="cuda")
+
+    for turn in range(3):
+        with pytest.raises(torch.OutOfMemoryError):
+            recorder.record(too_much)
+        assert not torch.cuda.is_current_stream_capturing()
+        again, result = recorder.record(lambda turn=turn: x + turn)
+        again.replay()
+        assert bool((result == turn).all())
 
 
 @pytest.mark.parametrize("cuda_graph", [True, False])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -122,6 +123,33 @@ def test_memory_for_fewer_sequences(engine: Engine, monkeypatch: pytest.MonkeyPa
     expected = one_by_one(engine, [GREEDY] * 5)
     assert all_at_once(engine, [GREEDY] * 5, 5) == expected
     assert told == [("memory.fewer_sequences", {"sequences": 2})]
+
+
+def test_caches_that_left_no_room_for_the_steps_are_gone_before_fewer_are_made(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from xverse_runtime import batch as module
+
+    loop, kept, alive = module.decode_loop, [], []
+
+    def too_much_for_three(decoder, pool, **how):  # type: ignore[no-untyped-def]
+        kept.extend(weakref.ref(rows) for rows in pool.keys if pool.sequences > 2)
+        if pool.sequences > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return loop(decoder, pool, **how)
+
+    real = module.KVPool
+
+    def pool(config, capacity, dtype, device, sequences=1):  # type: ignore[no-untyped-def]
+        alive.append(sum(rows() is not None for rows in kept))
+        return real(config, capacity, dtype, device, sequences)
+
+    monkeypatch.setattr(module, "decode_loop", too_much_for_three)
+    monkeypatch.setattr(module, "KVPool", pool)
+    expected = one_by_one(engine, [GREEDY] * 5)
+    assert all_at_once(engine, [GREEDY] * 5, 5) == expected
+    assert kept
+    assert alive == [0, 0]
 
 
 def test_what_a_batch_cannot_do(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from xverse_runtime.engine import Engine
 from xverse_runtime.errors import ResourceError
 from xverse_runtime.generation import SMALLEST_CHUNK
 from xverse_runtime.kv_cache import KVCache, KVPool
-from xverse_runtime.memory_ladder import MemoryLadder
+from xverse_runtime.memory_ladder import FAULTS, MemoryLadder
 from xverse_runtime.types import SamplingParams
 
 CPU = torch.device("cpu")
@@ -267,6 +267,23 @@ def test_a_host_without_room_for_a_copy(monkeypatch: pytest.MonkeyPatch) -> None
     assert told == []
     memory.most = 2**40
     assert reply(engine, PROMPT) == reply(load()[0], PROMPT)
+
+
+@pytest.mark.skipif(not FAULTS, reason="this torch does not tell them apart")
+def test_a_gpu_that_fails_while_its_cache_is_copied_is_an_error_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No smaller cache helps there, and the next rung would only hide what it was."""
+    engine, told = load()
+
+    def fails(*_: Any) -> Any:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(kv_cache, "_on_host", fails)
+    Memory(engine, monkeypatch).most = 1
+    with pytest.raises(torch.AcceleratorError, match="illegal memory access"):
+        reply(engine, PROMPT)
+    assert told == []
 
 
 def test_conversations_kept_on_the_host_are_rounded_when_they_come_back() -> None:

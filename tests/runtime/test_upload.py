@@ -234,6 +234,34 @@ def test_interrupted_while_it_waits_for_a_slow_link(shard: Path) -> None:
     assert link.sent_bytes < shard.stat().st_size / 2
 
 
+def test_interrupted_again_while_a_reader_has_a_piece(shard: Path) -> None:
+    """What it sends from stays pinned until it is through."""
+    reading = threading.Event()
+    closed_early: list[bool] = []
+
+    def slow_disk() -> None:
+        reading.set()
+        time.sleep(0.5)
+        closed_early.append(link.closed)
+
+    link = FakeLink(on_send=slow_disk)
+
+    def twice() -> None:
+        reading.wait()
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+
+    timer = threading.Thread(target=twice)
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        upload_all(shard, link)
+    timer.join()
+    assert link.closed
+    assert closed_early
+    assert not any(closed_early)
+
+
 def test_stopped_by_its_own_progress(shard: Path) -> None:
     def stop(_bytes: int) -> None:
         raise KeyboardInterrupt

@@ -30,6 +30,7 @@ from xverse_kernels.triton.tiles import (
 )
 
 ROTATE_HEADS = 16
+MOST_ADDRESSED = 2**31 - 1  # numbers of a tensor that decode attention reaches
 _decode_attention = Launcher(decode_attention_kernel)
 _rotate_and_cache = Launcher(rotate_and_cache_kernel)
 _prefill_attention = Launcher(prefill_attention_kernel)
@@ -67,14 +68,21 @@ def attend_each(
 
     Returns:
         [T, heads * head_dim].
+
+    Raises:
+        ValueError: more tokens than the kernel has addresses for: thousands.
     """
     (k, k_scales), (v, v_scales) = _parts_of(keys), _parts_of(values)
     require_rows(qkv, cos, sin, k, v, k_scales, v_scales)
     _, kv_heads, capacity, dim = keys.shape
     tokens = qkv.shape[0]
     heads = qkv.shape[1] // dim - 2 * kv_heads
-    out = torch.empty(tokens, heads * dim, dtype=qkv.dtype, device=qkv.device)
     block, warps, splits = tile or attention_tile(longest)
+    # In 64 bits these would take registers that the loop over the past has no more of.
+    most = MOST_ADDRESSED // max(qkv.shape[1], heads * splits * (dim + 2))
+    if tokens > most:
+        raise ValueError(f"{tokens} sequences in one step: {most} at most, so take fewer at once")
+    out = torch.empty(tokens, heads * dim, dtype=qkv.dtype, device=qkv.device)
     per, words = chunk_of(dim, k.dtype)
     _decode_attention(
         (tokens, heads, splits),

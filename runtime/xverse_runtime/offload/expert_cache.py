@@ -69,7 +69,8 @@ class ExpertCache:
         self._tables = device.empty(layers, aligned(self._width), dtype=torch.int32)
         self._sent = TableRows(device, self._width)
         self._stale = [True] * layers  # tables that the device has not heard of
-        self._told: list[int | None] = [None] * layers  # of prefetched experts in them
+        # of prefetched experts in them, with their rows: places change theirs
+        self._told: list[tuple[int, int] | None] = [None] * layers
 
     def _make_pool(self) -> Tensor:
         self.rows = PoolRows(self.slots.slots, self.host.layers, self._shared, self.staged)
@@ -188,13 +189,14 @@ class ExpertCache:
             layer: its number.
             prefetched: an expert that was sent ahead and has come.
         """
-        if not self._stale[layer] and self._told[layer] == prefetched:
+        told = None if prefetched is None else (prefetched, self.prefetch_row(layer))
+        if not self._stale[layer] and self._told[layer] == told:
             return
         rows = [*self.slot_rows(layer), *self.shared_rows(layer)]
-        if prefetched is not None:
-            rows[prefetched] = self.prefetch_row(layer)
+        if told is not None:
+            rows[told[0]] = told[1]
         self._sent.send(rows, self.table(layer))
-        self._stale[layer], self._told[layer] = False, prefetched
+        self._stale[layer], self._told[layer] = False, told
 
     def slot_rows(self, layer: int) -> list[int]:
         """Of each expert that has a slot the row, else -1."""
@@ -203,7 +205,8 @@ class ExpertCache:
     def resident_rows(self, layer: int) -> list[int]:
         """The rows that a computation by `table` may read."""
         rows = [row for row in self.slot_rows(layer) if row >= 0] + self.shared_rows(layer)
-        return rows if self._told[layer] is None else [*rows, self.prefetch_row(layer)]
+        told = self._told[layer]
+        return rows if told is None else [*rows, told[1]]
 
     def shared_rows(self, layer: int) -> list[int]:
         return self.rows.of_shared(layer)

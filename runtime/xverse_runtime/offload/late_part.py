@@ -66,5 +66,6 @@ class LatePart:
         return Parts(buffers.late, self._table)
 
     def _send(self, rows: dict[int, int]) -> None:
-        self._is_empty = not rows
+        self._is_empty = False  # for as long as it may be broken off
         self._rows.send_some(rows, self._table)
+        self._is_empty = not rows

@@ -39,20 +39,25 @@ def lent_slots(
     if blocks == 0 or lent <= staging:
         yield
         return
-    offload.leave(before - lent)
-    ladder.moved()
-    ladder.attempt(lambda: None)
-    on_adjustment("offload.lent_slots", {"slots": before - lent, "wished": before})
     try:
+        offload.leave(before - lent)
+        ladder.moved()
+        ladder.attempt(lambda: None)
+        on_adjustment("offload.lent_slots", {"slots": before - lent, "wished": before})
         yield
     finally:
         # Those that were given up for good meanwhile stay away.
         slots = offload.slots
+        wanted = min(before, slots + lent)
         try:
-            _take_back(offload, min(before, slots + lent), ladder)
+            _take_back(offload, wanted, ladder)
         except torch.OutOfMemoryError:  # not the ladder: what it gives up is worth more
             with suppress(torch.OutOfMemoryError):  # then whoever comes next tries again
                 _take_back(offload, slots, ladder)
+        except KeyboardInterrupt:  # then whoever comes next loads them
+            offload.leave(wanted)
+            ladder.moved()
+            raise
 
 
 def _take_back(offload: ExpertOffload, slots: int, ladder: MemoryLadder) -> None:

@@ -14,6 +14,8 @@ from weakref import WeakSet
 
 import torch
 
+from xverse_runtime.graph_capture import capturing
+
 T = TypeVar("T")
 
 
@@ -31,6 +33,7 @@ class Recorder(Protocol):
         """Call ``work``, whose computations are kept, not done.
 
         Raises:
+            torch.OutOfMemoryError: there is no room for what it computes.
             RuntimeError: something in it cannot be captured; nothing was computed.
         """
 
@@ -62,7 +65,11 @@ class Pieces:
         self._steps += 1
 
     def run(self, work: Callable[[], T]) -> T:
-        """The next part; its result, which the next step overwrites."""
+        """The next part; its result, which the next step overwrites.
+
+        Raises:
+            torch.OutOfMemoryError: also while capturing: others may give memory up for that.
+        """
         if self._recorder is None or self._steps == 0:
             return work()
         number = self._next
@@ -70,6 +77,8 @@ class Pieces:
         if number == len(self._recorded):
             try:
                 self._recorded.append(self._recorder.record(work))
+            except torch.OutOfMemoryError:
+                raise
             except RuntimeError as error:
                 self._recorder = None  # parts that were captured keep their memory for this step
                 self._on_failure(error)
@@ -95,12 +104,7 @@ class GraphRecorder:
         self._graphs.add(graph)
         current = torch.cuda.current_stream()
         self._stream.wait_stream(current)
-        with torch.cuda.stream(self._stream):
-            # not torch.cuda.graph: it collects garbage and empties caches for each of many parts
-            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
-            try:
-                result = work()
-            finally:
-                graph.capture_end()
+        with torch.cuda.stream(self._stream), capturing(graph, self._pool):
+            result = work()
         current.wait_stream(self._stream)
         return graph, result

@@ -15,8 +15,10 @@ rules keep the bytes right, and they are kept here rather than by whoever asks:
 
 from __future__ import annotations
 
+import ctypes
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 import torch
@@ -162,7 +164,7 @@ class CudaQueues:
         self._newest: _CudaUpload | None = None
         self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._pinned: list[Tensor] = []  # kept as long as they are registered
-        self._close = weakref.finalize(self, _unregister, self._pinned, device)
+        self._close = weakref.finalize(self, _unregister, self._pinned, device, self._copies)
         self._close.atexit = False  # the driver does it then
 
     @property
@@ -181,12 +183,14 @@ class CudaQueues:
         return free_gpu_bytes(self._device)
 
     def host_buffer(self, *shape: int, dtype: torch.dtype) -> Tensor:
-        buffer = torch.zeros(shape, dtype=dtype)
         try:
-            return buffer.pin_memory()
+            buffer = torch.empty(shape, dtype=dtype, pin_memory=True)
         except RuntimeError:  # the system refuses more: copies are slower then, and as right
             self._copy_small = None
-            return buffer
+            return torch.zeros(shape, dtype=dtype)
+        # torch would have threads of its own do it, beside those that compute
+        ctypes.memset(buffer.data_ptr(), 0, buffer.nbytes)
+        return buffer
 
     def pin(self, blocks: Tensor) -> bool:
         if not pin_pages(blocks, self._device):
@@ -249,9 +253,12 @@ class CudaQueues:
         self._close()
 
 
-def _unregister(pinned: list[Tensor], device: torch.device) -> None:
-    torch.cuda.synchronize(device)
-    unpin_pages(pinned)
+def _unregister(pinned: list[Tensor], device: torch.device, copies: Any) -> None:
+    """Only copies read what was pinned. All the device's work is not waited for: this runs wherever
+    the last reference goes, and another engine's graph may be on its way to being captured."""
+    with suppress(RuntimeError):  # of a device that failed, as its computations have told
+        copies.synchronize()
+    unpin_pages(pinned, device)
 
 
 class _CudaMark:

@@ -111,9 +111,13 @@ class Uploads:
         if host.is_pinned(key[0]):
             self._upload(block, reservation.slot, after)
             return
-        if self._buffer is None:
-            self._buffer = self._cache.device.host_buffer(block.numel(), dtype=block.dtype)
-        self._filling = begin_filling(self._buffer, block), reservation.slot
+        try:
+            if self._buffer is None:
+                self._buffer = self._cache.device.host_buffer(block.numel(), dtype=block.dtype)
+            self._filling = begin_filling(self._buffer, block), reservation.slot
+        except BaseException:
+            self._rules.abandoned()
+            raise
 
     def _upload(self, block: Tensor, slot: int, after: Mark) -> None:
         cache = self._cache

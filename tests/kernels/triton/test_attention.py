@@ -287,3 +287,26 @@ def test_more_tokens_and_heads_than_there_were_counters(monkeypatch: pytest.Monk
         assert not space.counters.any()
     assert space.counters.numel() >= 6
     case.check_caches()
+
+
+@pytest.mark.parametrize("longest", [256, 1024, 1 << 30])
+def test_more_sequences_than_have_addresses_are_refused(longest: int) -> None:
+    """In the true model's shape, whatever the past is divided into: one token fewer is launched."""
+    meta = torch.device("meta")
+    rows = torch.empty(1, 32, 256, 80, dtype=torch.bfloat16, device=meta)
+    angles = torch.empty(256, 80, device=meta)
+
+    def launched(tokens: int) -> int:
+        qkv = torch.empty(tokens, 96 * 80, dtype=torch.bfloat16, device=meta)
+        place = torch.empty(tokens, dtype=torch.int32, device=meta)
+        with launch.recording(launch.Abilities("mma", 86)) as found:
+            attend_each(
+                qkv, angles, angles, rows, rows, place, place, Workspace(meta), longest=longest
+            )
+        splits = {version.constant["SPLITS"] for version in found}
+        return max(32 * 82 * splits.pop(), 96 * 80)
+
+    most = (2**31 - 1) // launched(1)
+    launched(most)
+    with pytest.raises(ValueError, match=f"{most} at most"):
+        launched(most + 1)

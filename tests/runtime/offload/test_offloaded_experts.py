@@ -517,3 +517,60 @@ def test_tables_begin_where_kernels_can_read_them() -> None:
         assert table.data_ptr() % 16 == 0
         assert table.is_contiguous()
         assert table.tolist() == [-1] * 64 + [5 + 2 * layer, 6 + 2 * layer]
+
+
+def test_a_place_that_changed_its_row_is_told_anew() -> None:
+    """Layers 1 and 4 share a place. What layer 4 was sent stays, and the place has another row:
+    when layer 1 is sent the same expert once more, its table must not say the old one."""
+    offload = make_offload(MODEL, FakeDevice(), slots=LAYERS, policy=LeastRecentlyUsed())
+    cache, rules = offload.cache, offload.rules
+    absent = [next(e for e, row in enumerate(cache.slot_rows(n)) if row < 0) for n in range(LAYERS)]
+    cache.update_table(1, absent[1])
+    before = cache.prefetch_row(1)
+    assert cache.table(1)[absent[1]] == before == cache.prefetch_row(4)
+    cache.keep((4, absent[4]), before, rules)
+    cache.update_table(1, absent[1])
+    assert cache.slot_rows(4)[absent[4]] == before
+    assert cache.table(1)[absent[1]] == cache.prefetch_row(1) != before
+    assert before not in cache.resident_rows(1)
+
+
+def test_a_table_of_what_came_late_that_did_not_go_out_is_sent_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Broken off where the table is to be emptied: the next layers must not read the old one."""
+    only_link = ModeChooser(("link",))
+    offload = make_offload(MODEL, FakeDevice(), slots=0, modes=only_link)
+    late = offload._late
+    x = torch.randn(1, HIDDEN, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(run(MODEL, offload, x), plainly(MODEL, x))
+    assert (late._table >= 0).any()
+    with monkeypatch.context() as broken:
+        broken.setattr(late._rows, "send_some", raising(StopError()))
+        offload.modes = ModeChooser(("cpu",))
+        with pytest.raises(StopError):
+            run(MODEL, offload, x)
+    assert torch.equal(run(MODEL, offload, x), plainly(MODEL, x))
+    assert not (late._table >= 0).any()
+
+
+def test_no_memory_for_the_buffer_of_what_is_not_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its slot is free again, and the session goes on."""
+    device = FakeDevice(pins=lambda _bytes: False)
+    offload = make_offload(MODEL, device, slots=LAYERS)
+    x = torch.randn(1, HIDDEN, generator=torch.Generator().manual_seed(0))
+    offload.begin(MODEL.route(0, x))  # has buffers of its own
+    with monkeypatch.context() as full:
+        full.setattr(device, "host_buffer", raising(RuntimeError("can't allocate memory")))
+        with pytest.raises(RuntimeError, match="allocate"):
+            run(MODEL, offload, x)
+    for _ in range(3):
+        assert torch.equal(run(MODEL, offload, x), plainly(MODEL, x))
+    offload.uploads.settle()
+
+
+def raising(error: Exception) -> Callable[..., None]:
+    def fail(*_args: object, **_named: object) -> None:
+        raise error
+
+    return fail

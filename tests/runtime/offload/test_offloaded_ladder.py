@@ -305,6 +305,54 @@ def test_a_batch_that_is_broken_off_gives_slots_back(
     assert offload.slots == before
 
 
+@pytest.mark.parametrize("at", ["leaving", "lending", "taking back", "loading"])
+def test_lent_slots_are_not_lost_to_ctrl_c(
+    load: Load, config: ModelConfig, prompt: list[int], monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    """Wherever it strikes, the session goes on with all slots."""
+    device, before = Crowded(memory=MEMORY), all_slots(config) // 2
+    engine, _, _ = load(before, device=device, kv="int8")
+    offload = engine._offload
+    assert offload is not None
+    expected = reply(engine, prompt)
+    monkeypatch.setattr(offload.cache, "beside", 0)
+    device.leave_only(0)
+
+    with monkeypatch.context() as patch:
+        if at == "leaving":
+            patch.setattr(engine._ladder, "moved", interrupts_once(engine._ladder.moved))
+        if at == "lending":
+            patch.setattr(engine._ladder, "attempt", interrupts_once(engine._ladder.attempt, at=2))
+        chunks = engine.generate_batch([prompt, [7, 8]], GREEDY, sequences=2)
+        if at in ("taking back", "loading"):
+            next(chunks)
+            assert offload.slots < before
+        if at == "taking back":
+            patch.setattr(offload.uploads, "settle", interrupts_once(offload.uploads.settle))
+        if at == "loading":
+            patch.setattr(device, "upload", interrupts_once(device.upload))
+        with pytest.raises(KeyboardInterrupt):
+            chunks.close() if at in ("taking back", "loading") else next(chunks)
+    assert offload.slots == before
+    engine._cache.truncate(0)
+    assert reply(engine, prompt) == expected
+    assert (offload.slots, offload.are_here) == (before, True)
+
+
+def interrupts_once(real: Any, at: int = 1) -> Any:
+    """A call like another one, in which Ctrl-C is pressed the first time, or another one."""
+    calls = 0
+
+    def call(*args: Any, **named: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == at:
+            raise KeyboardInterrupt
+        return real(*args, **named)
+
+    return call
+
+
 @pytest.mark.parametrize("few_layers", [False, True])
 def test_what_a_full_gpu_lends_is_more_than_the_staging_that_it_then_needs(
     load: Load,
