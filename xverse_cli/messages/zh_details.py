@@ -100,6 +100,9 @@ DETAILS: dict[str, str] = {
     "reference (the faster cpu kernels are missing: {missing})": (
         "reference（缺少更快的 cpu 内核：{missing}）"
     ),
+    "reference (the faster triton kernels cannot run: {reason})": (
+        "reference（更快的 triton 内核无法运行：{reason}）"
+    ),
     "context: {tokens} tokens, KV cache {size} MiB ({dtype})": (
         "上下文：{tokens} 个词元，KV 缓存 {size} MiB（{dtype}）"
     ),
