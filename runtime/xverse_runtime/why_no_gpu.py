@@ -1,10 +1,11 @@
-"""Why torch has no GPU to offer here, and what to install."""
+"""Why torch cannot compute on a GPU here, and what to install."""
 
 from __future__ import annotations
 
 import os
 import platform
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,19 +17,21 @@ DRIVER_FILE = Path("/proc/driver/nvidia/version")
 # CUDA 12.6, compute capability 5.0 to 8.9; for CUDA 13.0, from 7.5 on.
 _INSTALL = "pip install --force-reinstall torch --index-url https://download.pytorch.org/whl"
 OLD_BUILD, NEW_BUILD = f"{_INSTALL}/cu126", f"{_INSTALL}/cu130"
-OLD_BUILD_CUDA = 12
+OLD_BUILD_CUDA, OLD_BUILD_CAPABILITY = 12, (5, 0)
 
 
 def why_no_gpu(driver_file: Path = DRIVER_FILE) -> str | None:
-    """Why torch has no GPU to offer, and what would help; ``driver_file`` is where
-    Linux tells the driver's version."""
+    """Why torch has no GPU to offer, or cannot compute on the one that it has, and what would
+    help; ``driver_file`` is where Linux tells the driver's version."""
     if torch.version.cuda is None and torch.version.hip is None:
         return (
             "this build of torch has no GPU support; for an NVIDIA GPU install one that has:"
             f" {NEW_BUILD}"
         )
     if torch.cuda.is_available():
-        return None
+        if torch.version.cuda is None:
+            return None  # AMD's names of architectures are not numbers that can be compared
+        return why_not_built_for(torch.cuda.get_device_capability(), torch.cuda.get_arch_list())
     if torch.version.cuda is None:
         return "torch finds no AMD GPU (is the amdgpu driver loaded?)"
     return _why_no_cuda(torch.version.cuda, driver_file)
@@ -67,6 +70,41 @@ def _why_no_cuda(cuda: str, driver_file: Path) -> str:
         " update the driver, or, for a GPU up to compute capability 8.9, install a torch for an"
         f" older CUDA ({OLD_BUILD})"
     )
+
+
+def why_not_built_for(capability: tuple[int, int], built: Sequence[str]) -> str | None:
+    """Why a build of torch cannot compute on a GPU: there is no code for it.
+
+    Args:
+        capability: of the GPU.
+        built: what the build has code for, as `torch.cuda.get_arch_list` says it. ``sm_86`` is
+            machine code, which runs on all later ones of the same major version; ``compute_86`` is
+            compiled by the driver for any later one. With an ``a`` behind, for that one only; with
+            an ``f``, within the major version.
+    """
+    found = [re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", one) for one in built]
+    entries = [(one[1], (int(one[2]), int(one[3])), one[4]) for one in found if one is not None]
+    if not entries or any(_runs(kind, arch, only, capability) for kind, arch, only in entries):
+        return None
+    shown = ".".join(map(str, capability))
+    if capability < OLD_BUILD_CAPABILITY:
+        return (
+            f"no build of torch has code for this GPU's compute capability {shown}: compute on the"
+            " CPU or on another GPU"
+        )
+    oldest = min(arch for _, arch, _ in entries)
+    build = OLD_BUILD if capability < oldest else NEW_BUILD
+    return (
+        f"this build of torch has no code for this GPU's compute capability {shown}; install one"
+        f" that has: {build}"
+    )
+
+
+def _runs(kind: str, arch: tuple[int, int], only: str, capability: tuple[int, int]) -> bool:
+    if only == "a":
+        return capability == arch
+    same_major = capability[0] == arch[0]
+    return capability >= arch and (same_major or (kind == "compute" and not only))
 
 
 def driver_version(path: Path = DRIVER_FILE) -> str | None:

@@ -14,7 +14,7 @@ from xverse_cli.messages.zh_details import DETAILS
 from xverse_runtime import why_no_gpu as module
 from xverse_runtime.device import select_device
 from xverse_runtime.errors import DeviceError
-from xverse_runtime.why_no_gpu import driver_version, why_no_gpu
+from xverse_runtime.why_no_gpu import driver_version, why_no_gpu, why_not_built_for
 
 PIP = "pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/cu"
 Ask = Callable[..., str | None]
@@ -92,10 +92,11 @@ def test_a_driver_without_a_device(driver: str, cuda: str, ask: Ask) -> None:
         assert remedy in reason
 
 
-def test_amd(ask: Ask) -> None:
+def test_amd(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     reason = ask(hip="6.4")
     assert reason is not None
     assert "amdgpu driver" in reason
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["gfx90a"])
     assert ask(hip="6.4", present=True) is None
 
 
@@ -105,6 +106,67 @@ def test_a_wish_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(DeviceError) as caught:
         select_device("cuda")
     assert caught.value.params["reason"] == "for this reason"
+
+
+CU126 = ["sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86"]
+CU130 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
+
+
+@pytest.mark.parametrize(
+    ("capability", "built"),
+    [
+        *((one, CU126) for one in [(5, 2), (6, 1), (7, 0), (7, 5), (8, 9)]),
+        *((one, CU130) for one in [(7, 5), (8, 0), (8, 9), (9, 0), (10, 3), (12, 1), (13, 0)]),
+        ((9, 0), ["sm_80", "compute_80"]),
+        ((9, 0), ["sm_90a"]),
+        ((10, 3), ["sm_100f"]),
+        ((10, 3), ["compute_100f"]),
+        ((8, 0), ["gfx942"]),  # what nobody can read is no reason to leave a GPU alone
+        ((8, 0), []),
+    ],
+)
+def test_builds_with_code_for_a_gpu(capability: tuple[int, int], built: list[str]) -> None:
+    assert why_not_built_for(capability, built) is None
+
+
+@pytest.mark.parametrize(
+    ("capability", "built", "remedy"),
+    [
+        ((6, 1), CU130, f"{PIP}126"),
+        ((7, 0), CU130, f"{PIP}126"),
+        ((9, 0), CU126, f"{PIP}130"),
+        ((12, 0), CU126, f"{PIP}130"),
+        ((8, 0), ["sm_86"], f"{PIP}126"),
+        ((9, 1), ["sm_90a"], f"{PIP}130"),
+        ((12, 0), ["sm_100f", "compute_100a", "compute_100f"], f"{PIP}130"),
+        ((3, 7), CU126, "compute on the CPU or on another GPU"),
+    ],
+)
+def test_builds_without(capability: tuple[int, int], built: list[str], remedy: str) -> None:
+    reason = why_not_built_for(capability, built)
+    assert reason is not None
+    assert f"code for this GPU's compute capability {capability[0]}.{capability[1]}" in reason
+    assert reason.endswith(remedy)
+    assert reworded(reason, DETAILS) != reason
+
+
+def test_a_gpu_that_torch_was_not_built_for_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (6, 1))
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: CU130)
+    device, reason = select_device("auto")
+    assert device.type == "cpu"
+    with pytest.raises(DeviceError) as caught:
+        select_device("cuda")
+    assert caught.value.params["reason"] == reason
+    assert reason.endswith(f"{PIP}126")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 9))
+    assert select_device("auto")[0] == torch.device("cuda", 0)
 
 
 @pytest.mark.parametrize(

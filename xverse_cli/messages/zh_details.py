@@ -69,6 +69,14 @@ DETAILS: dict[str, str] = {
         "NVIDIA 驱动 {found} 已加载，但没有 GPU。如果 nvidia-smi 也看不到 GPU：更新驱动后请重启，"
         "容器请用 --gpus all 启动；如果看得到：请取消设置 CUDA_VISIBLE_DEVICES"
     ),
+    "no build of torch has code for this GPU's compute capability {capability}: compute on the CPU"
+    " or on another GPU": (
+        "没有支持此 GPU 计算能力 {capability} 的 torch 版本：请在 CPU 或其他 GPU 上计算"
+    ),
+    "this build of torch has no code for this GPU's compute capability {capability}; install one"
+    " that has: {command}": (
+        "此 torch 不支持此 GPU 的计算能力 {capability}；请安装支持的版本：{command}"
+    ),
     "this machine has no GPU that can be used": "这台机器没有可用的 GPU",
     "packed weights need the Triton kernels there": "打包权重在此设备上需要 Triton 内核",
     "packed weights need the Triton kernels on a GPU: {unpacked}": (
