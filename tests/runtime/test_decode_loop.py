@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from tests.runtime.helpers import GOLDEN, expected_cases
 from xverse_runtime.config import EngineConfig
@@ -119,6 +120,26 @@ def test_the_mailbox_keeps_the_order() -> None:
     mailbox.post(torch.tensor([7, 8]))
     assert mailbox.take() == [11, 12]
     assert mailbox.take() == [7, 8]
+
+
+class FakeEvent:
+    """Of a device whose copies are over at once."""
+
+    def record(self) -> None: ...
+
+    def synchronize(self) -> None: ...
+
+
+def test_a_mailbox_where_no_memory_can_be_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(_self: Tensor) -> Tensor:
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(Tensor, "pin_memory", refuses)
+    monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
+    mailbox = TokenMailbox(2, torch.device("cuda", 0))
+    for tokens in ([1, 2], [3, 4]):
+        mailbox.post(torch.tensor(tokens))
+    assert [mailbox.take(), mailbox.take()] == [[1, 2], [3, 4]]
 
 
 def out_of_memory_above(engine: Engine, limit: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
