@@ -123,12 +123,18 @@ def free_gpu_bytes(device: torch.device) -> int:
 
 
 def out_of_memory(device: torch.device, error: BaseException) -> ResourceError:
-    """The error for a device whose memory ran out, with what torch says about it."""
-    free = held = others = 0
+    """The error for a device whose memory ran out, with what torch says about it; a number that
+    nobody knows is ``None``."""
+    free: int | None
+    held: int | None = None
+    others: int | None = None
     if device.type == "cuda":
         free = free_gpu_bytes(device)
         held = torch.cuda.memory_allocated(device)
         others = max(0, torch.cuda.mem_get_info(device)[1] - free - held)
+    else:
+        memory = host_memory()
+        free = None if memory is None else memory[1]
     return ResourceError(
         "memory.exhausted",
         device=str(device),
@@ -140,7 +146,7 @@ def out_of_memory(device: torch.device, error: BaseException) -> ResourceError:
     )
 
 
-def _wanted_bytes(message: str) -> int:
-    """What torch says that it tried to allocate; 0 where it does not say."""
-    found = re.search(r"Tried to allocate ([0-9.]+) ([KMG])iB", message)
-    return 0 if found is None else int(float(found[1]) * 1024 ** (" KMG".index(found[2])))
+def _wanted_bytes(message: str) -> int | None:
+    """What torch says that it tried to allocate, if it does."""
+    found = re.search(r"Tried to allocate ([0-9.]+) (bytes|[KMG]iB)", message)
+    return None if found is None else int(float(found[1]) * 1024 ** "bKMG".index(found[2][0]))
