@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -63,6 +65,29 @@ def test_a_stopped_reader_leaves_a_cache_that_is_right(prompt: list[int]) -> Non
         assert reply(ahead, [*prompt, *expected[:count]]) == reply(
             plain, [*prompt, *expected[:count]]
         )
+
+
+@pytest.mark.parametrize(("stop", "read"), [("objects", 1), ("处", 3), ("outw", 5)])
+def test_a_stop_string_leaves_a_cache_that_is_right(
+    stop: str, read: int, prompt: list[int]
+) -> None:
+    """The step that is under way when it is found is forgotten."""
+    ahead, plain = load(ahead=True), load(ahead=False)
+    whole = list(plain.generate(prompt, GREEDY))
+    expected = [token for chunk in whole for token in chunk.token_ids]
+    text = "".join(chunk.text for chunk in whole)
+    chunks = list(ahead.generate(prompt, replace(GREEDY, stop=(stop,))))
+    assert chunks[-1].finish_reason == "stop"
+    assert "".join(chunk.text for chunk in chunks) == text[: text.index(stop)]
+    assert [t for chunk in chunks for t in chunk.token_ids] == expected[:read]
+    assert ahead._loop is not None
+    assert ahead._loop.reached == len(prompt) + read  # it was under way
+    assert ahead._cache._tokens == [*prompt, *expected[: read - 1]]
+    longer = [*prompt, *expected[:read], 9]
+    *begun, last = ahead.generate(longer, GREEDY)
+    assert last.usage is not None
+    assert last.usage.cached_tokens == len(prompt) + read - 1
+    assert [t for chunk in (*begun, last) for t in chunk.token_ids] == reply(plain, longer)
 
 
 def test_no_step_is_computed_beyond_the_limit(
