@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 
 import pytest
@@ -88,6 +89,43 @@ def test_a_stop_string_leaves_a_cache_that_is_right(
     assert last.usage is not None
     assert last.usage.cached_tokens == len(prompt) + read - 1
     assert [t for chunk in (*begun, last) for t in chunk.token_ids] == reply(plain, longer)
+
+
+def live_tensors() -> tuple[int, int]:
+    """How many there are, and their bytes."""
+    gc.collect()
+    # by type: for some objects isinstance would import what they stand for
+    found = [one for one in gc.get_objects() if type(one) in (Tensor, torch.nn.Parameter)]
+    return len(found), sum(one.nbytes for one in found)
+
+
+@pytest.mark.parametrize("turns", [40, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("ahead", [True, False])
+def test_turns_leave_no_memory_behind(ahead: bool, turns: int, prompt: list[int]) -> None:
+    """Replies that end by themselves, by a stop string, by Ctrl-C and by a reader who goes."""
+    engine = load(ahead)
+    short = replace(GREEDY, max_new_tokens=2)
+    stopped = replace(GREEDY, stop=("objects",))
+
+    def turn(number: int) -> None:
+        ids = [*prompt[:4], 5 + number % 7]
+        if number % 4 == 0:
+            reply(engine, ids, short)
+        elif number % 4 == 1:
+            reply(engine, prompt[:8], stopped)
+        elif number % 4 == 2:
+            cancel = CancelFlag()
+            for _ in engine.generate(ids, short, cancel):
+                cancel.set()
+        else:
+            next(iter(engine.generate(ids, short)))
+
+    for number in range(28):
+        turn(number)
+    before = live_tensors()
+    for number in range(turns):
+        turn(number)
+    assert live_tensors() == before
 
 
 def test_no_step_is_computed_beyond_the_limit(
