@@ -25,7 +25,8 @@ def main() -> None:
         parser.exit(1, "no CUDA or ROCm device here: torch.cuda.is_available() is false\n")
     for what in arguments.what:
         name = report_name(what, device_slug(), arguments.kv)
-        report = Report(name, arguments.output, heading(what, arguments.kv))
+        lines = heading(what, arguments.kv)
+        report = Report(name, arguments.output, lines, keeps_parts=True)
         if what == "kernels":
             measure_kernels(report, arguments.precision)
         elif what == "runtime":

@@ -10,6 +10,7 @@ import torch
 
 from bench.gpu.loading import measure_loading
 from bench.gpu.random_model import random_decoder
+from bench.gpu.spans import Span, by_kernel
 from bench.gpu.timing import read_bandwidth
 from bench.table import Report
 from xverse_kernels.types import TokenChoice
@@ -26,6 +27,7 @@ PROMPTS = (128, 512, 2048, 8000)
 CAPACITY = 8192
 CHUNK = GPU_PREFILL_CHUNK
 BATCH = 8
+LISTED_KERNELS = 10
 GREEDY = TokenChoice(0.0, 0, 1.0, 0.0, 1.0, 0)
 SAMPLED = TokenChoice(0.5, 30, 0.85, 0.0, 1.1, 0)
 
@@ -148,20 +150,22 @@ def _profile(report: Report, loop: DecodeLoop) -> None:
         loop.step(0)
         torch.cuda.synchronize()
     spans = [
-        (event.time_range.start, event.time_range.end, event.name)
+        Span(event.time_range.start, event.time_range.end, event.name)
         for event in profiler.events()
         if event.device_time > 0
     ]
-    if not spans:
-        return
-    spans.sort()
-    whole = spans[-1][1] - spans[0][0]
-    by_kernel: dict[str, list[float]] = {}
-    for start, end, kernel in spans:
-        by_kernel.setdefault(kernel.split("(")[0][:48], []).append(end - start)
-    report.table("one token, by kernel (profiled)", ["kernel", "launches", "µs each", "µs in all"])
-    for kernel, times in sorted(by_kernel.items(), key=lambda item: -sum(item[1]))[:10]:
-        report.row(kernel, f"{len(times)}", f"{sum(times) / len(times):.2f}", f"{sum(times):.1f}")
-    busy = sum(end - start for start, end, _ in spans)
-    report.row("first to last", f"{len(spans)}", "", f"{whole:.1f}")
-    report.row("sum (kernels overlap)", "", "", f"{busy:.1f}")
+    if spans:
+        _say_profile(report, spans)
+
+
+def _say_profile(report: Report, spans: Sequence[Span]) -> None:
+    kernels = by_kernel(spans)
+    columns = ["kernel", "launches", "µs each", "µs in all", "µs of gaps before it"]
+    report.table("one token, by kernel (profiled)", columns)
+    for kernel, launches, busy, gap in kernels[:LISTED_KERNELS]:
+        report.row(kernel, f"{launches}", f"{busy / launches:.2f}", f"{busy:.1f}", f"{gap:.1f}")
+    whole = max(span.end for span in spans) - min(span.start for span in spans)
+    gaps = sum(kernel.gap for kernel in kernels)
+    report.row("first to last", f"{len(spans)}", "", f"{whole:.1f}", f"{gaps:.1f}")
+    busy = sum(kernel.busy for kernel in kernels)
+    report.row("sum (kernels overlap)", "", "", f"{busy:.1f}", "")

@@ -246,7 +246,10 @@ def why_not_triton(device: torch.device) -> str | None:
         return f"Triton kernels need a CUDA or ROCm device, not {device.type}"
     if torch.version.hip is None and torch.cuda.get_device_capability(device) < (7, 5):
         major, minor = torch.cuda.get_device_capability(device)
-        return f"Triton needs compute capability 7.5, this GPU has {major}.{minor}"
+        return (
+            f"Triton needs compute capability 7.5, this GPU has {major}.{minor}: compute on the CPU"
+            " or on another GPU"
+        )
     return _why_no_launcher()
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from xverse_kernels.backend import TokenSampler
 from xverse_runtime.graph_capture import ERROR_MODE, uncollected
 from xverse_runtime.kv_cache import KVPool
+from xverse_runtime.link import pinned_if_possible
 from xverse_runtime.model import Decoder
 
 # A graph divides attention's work for the longest past that it serves.
@@ -48,8 +49,8 @@ class TokenMailbox:
     def __init__(self, sequences: int, device: torch.device, depth: int = 2) -> None:
         """``depth``: how many can be under way at once."""
         self._is_gpu = device.type == "cuda"
-        shape = (depth, sequences)
-        self._slots = torch.empty(shape, dtype=torch.int64, pin_memory=self._is_gpu)
+        slots = torch.zeros(depth, sequences, dtype=torch.int64)
+        self._slots = pinned_if_possible(slots) if self._is_gpu else slots
         self._events: list[torch.cuda.Event] = []
         if self._is_gpu:
             self._events = [torch.cuda.Event() for _ in range(depth)]  # type: ignore[no-untyped-call]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -14,13 +13,12 @@ from xverse_kernels.cpu.backend import CpuBackend
 from xverse_kernels.cpu.extension import physical_cores
 from xverse_runtime.errors import DeviceError, ResourceError, UsageError
 from xverse_runtime.host_memory import host_memory
+from xverse_runtime.why_no_gpu import why_no_gpu
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 QUANTISED = ("int8", "int4")
 PUBLISHED_DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 GPU_WORKSPACE_BYTES = 2**30  # activations of a piece of a prompt, and torch's own
-# The oldest driver branch of each CUDA major version (CUDA compatibility guide).
-OLDEST_DRIVER = {12: 525, 13: 580}
 # The operations of a model up to this size are too short to share: a second thread gains nothing
 # on an idle machine, and on a busy one waiting for it costs 10 times the work (measured: the demo
 # model beside another program, 92 tokens/s with one thread and 8 with two).
@@ -40,7 +38,7 @@ def select_device(requested: str) -> tuple[torch.device, str]:
         raise UsageError("device.unknown", device=requested, choices="auto, cpu, cuda")
     if requested == "cpu":
         return torch.device("cpu"), "requested"
-    reason = _why_no_cuda()
+    reason = why_no_gpu()
     if reason is None:
         return torch.device("cuda", torch.cuda.current_device()), "a CUDA device is present"
     if requested == "cuda":
@@ -125,12 +123,18 @@ def free_gpu_bytes(device: torch.device) -> int:
 
 
 def out_of_memory(device: torch.device, error: BaseException) -> ResourceError:
-    """The error for a device whose memory ran out, with what torch says about it."""
-    free = held = others = 0
+    """The error for a device whose memory ran out, with what torch says about it; a number that
+    nobody knows is ``None``."""
+    free: int | None
+    held: int | None = None
+    others: int | None = None
     if device.type == "cuda":
         free = free_gpu_bytes(device)
         held = torch.cuda.memory_allocated(device)
         others = max(0, torch.cuda.mem_get_info(device)[1] - free - held)
+    else:
+        memory = host_memory()
+        free = None if memory is None else memory[1]
     return ResourceError(
         "memory.exhausted",
         device=str(device),
@@ -142,43 +146,7 @@ def out_of_memory(device: torch.device, error: BaseException) -> ResourceError:
     )
 
 
-def _wanted_bytes(message: str) -> int:
-    """What torch says that it tried to allocate; 0 where it does not say."""
-    found = re.search(r"Tried to allocate ([0-9.]+) ([KMG])iB", message)
-    return 0 if found is None else int(float(found[1]) * 1024 ** (" KMG".index(found[2])))
-
-
-def _why_no_cuda() -> str | None:
-    """Why torch has no GPU to offer, and what would help."""
-    if torch.version.cuda is None and torch.version.hip is None:
-        return (
-            "this build of torch has no GPU support; for an NVIDIA GPU install one that has:"
-            " pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/cu130"
-        )
-    if torch.cuda.is_available():
-        return None
-    if torch.version.cuda is None:
-        return "torch finds no AMD GPU (is the amdgpu driver loaded?)"
-    driver = driver_version()
-    if driver is None:
-        return "no NVIDIA driver is loaded here"
-    cuda = torch.version.cuda
-    needed = OLDEST_DRIVER.get(int(cuda.split(".")[0]))
-    if needed is not None and driver < (needed,):
-        found = ".".join(str(part) for part in driver)
-        return (
-            f"the NVIDIA driver {found} is too old for torch's CUDA {cuda}, which needs {needed}:"
-            " update the driver, or install a torch for an older CUDA"
-            " (pip install torch --index-url https://download.pytorch.org/whl/cu126)"
-        )
-    return "the NVIDIA driver is loaded but shows no GPU (see nvidia-smi)"
-
-
-def driver_version(path: Path = Path("/proc/driver/nvidia/version")) -> tuple[int, ...] | None:
-    """The NVIDIA kernel driver's version on Linux."""
-    try:
-        words = path.read_text(encoding="ascii", errors="replace").split()
-    except OSError:
-        return None
-    numbers = (word.split(".") for word in words if word.count(".") >= 1)
-    return next((tuple(map(int, one)) for one in numbers if all(map(str.isdigit, one))), None)
+def _wanted_bytes(message: str) -> int | None:
+    """What torch says that it tried to allocate, if it does."""
+    found = re.search(r"Tried to allocate ([0-9.]+) (bytes|[KMG]iB)", message)
+    return None if found is None else int(float(found[1]) * 1024 ** "bKMG".index(found[2][0]))

@@ -153,7 +153,7 @@ class _Loading:
         if loop is not None:
             ladder.hold_steps(loop)
         kept_in = str(pool.dtype).removeprefix("torch.")
-        kernels_note = described(kernels, config, packed=packed)
+        kernels_note = described(kernels, config, model, device, packed=packed)
         return EngineParts(
             decoder=decoder,
             cache=cache,

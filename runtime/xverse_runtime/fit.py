@@ -222,13 +222,24 @@ def select_kernels(
         ) from None
 
 
-def described(kernels: KernelBackend, config: EngineConfig, *, packed: bool) -> str:
+def described(
+    kernels: KernelBackend,
+    config: EngineConfig,
+    model: ModelConfig,
+    device: torch.device,
+    *,
+    packed: bool,
+) -> str:
     """The kernels' name; of the host's also their instructions, or why others stand in for them."""
     if isinstance(kernels, CpuBackend):
         return f"cpu ({kernels.instructions})"
-    stand_in = kernels.name == "reference" and config.backend == "auto"
+    if kernels.name != "reference" or config.backend != "auto":
+        return kernels.name
+    if device.type != "cpu":
+        reason = why_not_triton(device) or _why_not_blocks(config, model)
+        return f"reference (the faster triton kernels cannot run: {reason})"
     fit = _why_not_host(config, packed=packed) is None
-    if stand_in and fit and (missing := why_missing()) is not None:
+    if fit and (missing := why_missing()) is not None:
         return f"reference (the faster cpu kernels are missing: {missing})"
     return kernels.name
 

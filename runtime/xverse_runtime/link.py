@@ -135,6 +135,15 @@ def pin_pages(memory: Tensor, device: torch.device) -> bool:
     return False
 
 
+def pinned_if_possible(memory: Tensor) -> Tensor:
+    """A pinned copy, or the same memory where the system refuses more: copies are slower then, and
+    as right."""
+    try:
+        return memory.pin_memory()
+    except RuntimeError:
+        return memory
+
+
 def unpin_pages(pinned: list[Tensor], device: torch.device) -> None:
     """Before the memory goes: what is mapped in its place must not be taken for it."""
     runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]

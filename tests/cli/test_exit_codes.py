@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.cli.conftest import Cli
 from tests.cli.fake_engine import FakeEngine
 from xverse_runtime import errors
+from xverse_runtime.device import out_of_memory
 from xverse_runtime.types import GenerationChunk
 
 BY_KIND = [
@@ -62,6 +64,42 @@ def test_errors(cli: Cli, error: Exception, code: int, said: str) -> None:
     assert result.stderr.startswith("error: ")
     assert said in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("language", "said", "sentence"),
+    [
+        (
+            "en",
+            "Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79.11 GiB of which",
+            "The memory of cuda:0 is full. Needed: 2.5 GiB; free: 1.5 GiB; held by this program:"
+            " 70.0 GiB, by drivers and other programs: 7.5 GiB (CUDA out of memory).",
+        ),
+        ("en", "Tried to allocate 512 bytes. GPU 0", "Needed: 512 bytes; free: 1.5 GiB;"),
+        ("en", "CUBLAS_STATUS_ALLOC_FAILED", "Needed: unknown; free: 1.5 GiB;"),
+        ("zh", "Tried to allocate 20.00 MiB. GPU 0", "需要：20.0 MiB；可用：1.5 GiB；"),
+        ("zh", "", "cuda:0 的内存已满。需要：未知；可用：1.5 GiB；本程序占用：70.0 GiB，"),
+    ],
+)
+def test_a_full_gpu(
+    language: str, said: str, sentence: str, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2**30, 79 * 2**30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 70 * 2**30 + 2**29)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 70 * 2**30)
+    full = torch.OutOfMemoryError(f"CUDA out of memory. {said}")
+    error = out_of_memory(torch.device("cuda", 0), full)
+    result = cli("generate", "hi", engine=failing(error), env={"XVERSE_LANG": language})
+    assert result.code == 5
+    assert sentence in " ".join(result.stderr.split())
+    assert "--context" in result.stderr
+
+
+def test_a_full_host_names_what_is_known(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xverse_runtime.device.host_memory", lambda: (2**34, 2**30))
+    error = out_of_memory(torch.device("cpu"), torch.OutOfMemoryError("not enough"))
+    stderr = " ".join(cli("generate", "hi", engine=failing(error)).stderr.split())
+    assert "Needed: unknown; free: 1.0 GiB; held by this program: unknown" in stderr
 
 
 class FailingLate(FakeEngine):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+from dataclasses import replace
+
 import pytest
 import torch
+from torch import Tensor
 
 from tests.runtime.helpers import GOLDEN, expected_cases
 from xverse_runtime.config import EngineConfig
@@ -64,6 +68,66 @@ def test_a_stopped_reader_leaves_a_cache_that_is_right(prompt: list[int]) -> Non
         )
 
 
+@pytest.mark.parametrize(("stop", "read"), [("objects", 1), ("处", 3), ("outw", 5)])
+def test_a_stop_string_leaves_a_cache_that_is_right(
+    stop: str, read: int, prompt: list[int]
+) -> None:
+    """The step that is under way when it is found is forgotten."""
+    ahead, plain = load(ahead=True), load(ahead=False)
+    whole = list(plain.generate(prompt, GREEDY))
+    expected = [token for chunk in whole for token in chunk.token_ids]
+    text = "".join(chunk.text for chunk in whole)
+    chunks = list(ahead.generate(prompt, replace(GREEDY, stop=(stop,))))
+    assert chunks[-1].finish_reason == "stop"
+    assert "".join(chunk.text for chunk in chunks) == text[: text.index(stop)]
+    assert [t for chunk in chunks for t in chunk.token_ids] == expected[:read]
+    assert ahead._loop is not None
+    assert ahead._loop.reached == len(prompt) + read  # it was under way
+    assert ahead._cache._tokens == [*prompt, *expected[: read - 1]]
+    longer = [*prompt, *expected[:read], 9]
+    *begun, last = ahead.generate(longer, GREEDY)
+    assert last.usage is not None
+    assert last.usage.cached_tokens == len(prompt) + read - 1
+    assert [t for chunk in (*begun, last) for t in chunk.token_ids] == reply(plain, longer)
+
+
+def live_tensors() -> tuple[int, int]:
+    """How many there are, and their bytes."""
+    gc.collect()
+    # by type: for some objects isinstance would import what they stand for
+    found = [one for one in gc.get_objects() if type(one) in (Tensor, torch.nn.Parameter)]
+    return len(found), sum(one.nbytes for one in found)
+
+
+@pytest.mark.parametrize("turns", [40, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("ahead", [True, False])
+def test_turns_leave_no_memory_behind(ahead: bool, turns: int, prompt: list[int]) -> None:
+    """Replies that end by themselves, by a stop string, by Ctrl-C and by a reader who goes."""
+    engine = load(ahead)
+    short = replace(GREEDY, max_new_tokens=2)
+    stopped = replace(GREEDY, stop=("objects",))
+
+    def turn(number: int) -> None:
+        ids = [*prompt[:4], 5 + number % 7]
+        if number % 4 == 0:
+            reply(engine, ids, short)
+        elif number % 4 == 1:
+            reply(engine, prompt[:8], stopped)
+        elif number % 4 == 2:
+            cancel = CancelFlag()
+            for _ in engine.generate(ids, short, cancel):
+                cancel.set()
+        else:
+            next(iter(engine.generate(ids, short)))
+
+    for number in range(28):
+        turn(number)
+    before = live_tensors()
+    for number in range(turns):
+        turn(number)
+    assert live_tensors() == before
+
+
 def test_no_step_is_computed_beyond_the_limit(
     prompt: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,6 +183,26 @@ def test_the_mailbox_keeps_the_order() -> None:
     mailbox.post(torch.tensor([7, 8]))
     assert mailbox.take() == [11, 12]
     assert mailbox.take() == [7, 8]
+
+
+class FakeEvent:
+    """Of a device whose copies are over at once."""
+
+    def record(self) -> None: ...
+
+    def synchronize(self) -> None: ...
+
+
+def test_a_mailbox_where_no_memory_can_be_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(_self: Tensor) -> Tensor:
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(Tensor, "pin_memory", refuses)
+    monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
+    mailbox = TokenMailbox(2, torch.device("cuda", 0))
+    for tokens in ([1, 2], [3, 4]):
+        mailbox.post(torch.tensor(tokens))
+    assert [mailbox.take(), mailbox.take()] == [[1, 2], [3, 4]]
 
 
 def out_of_memory_above(engine: Engine, limit: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:

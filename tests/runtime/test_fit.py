@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from xverse_kernels import backend
+from xverse_kernels.reference_backend import ReferenceBackend
 from xverse_runtime import fit
 from xverse_runtime.config import EngineConfig, ModelConfig
 from xverse_runtime.device import GPU_WORKSPACE_BYTES
 from xverse_runtime.errors import ResourceError
-from xverse_runtime.fit import GIB, Fit, fit_model
+from xverse_runtime.fit import GIB, Fit, described, fit_model, select_kernels
 from xverse_runtime.model_dir import ModelDirectory
 from xverse_runtime.model_sizes import ModelSizes
 from xverse_runtime.offload.machine import Machine
@@ -155,3 +157,33 @@ def test_a_gpu_that_holds_all_but_the_embedding(find: Find) -> None:
             assert found.offload.placement.embedding_device == "cpu"
             return
     raise AssertionError("no such amount of memory")
+
+
+@pytest.mark.parametrize(
+    ("missing", "config", "reason"),
+    [
+        ("compiler", EngineConfig(), "Triton needs a C compiler. Debian, Ubuntu: sudo apt install"),
+        ("headers", EngineConfig(), "Triton needs Python's header files. Debian, Ubuntu: sudo apt"),
+        ("capability", EngineConfig(), "Triton needs compute capability 7.5, this GPU has 6.1"),
+        ("", EngineConfig(precision="fp32"), "they compute in bf16 or fp16, not in fp32"),
+    ],
+)
+def test_what_stands_in_on_a_gpu_says_why(
+    missing: str, config: EngineConfig, reason: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "Python.h").touch()
+    headers = tmp_path / "none" if missing == "headers" else tmp_path
+    compiler = None if missing == "compiler" else "/usr/bin/cc"
+    capability = (6, 1) if missing == "capability" else (8, 9)
+    monkeypatch.setattr(backend.shutil, "which", lambda _name: compiler)
+    monkeypatch.setattr(backend.sysconfig, "get_path", lambda _name: str(headers))
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: capability)
+    kernels = select_kernels(config, CONFIG, GPU, packed=False)
+    note = described(kernels, config, CONFIG, GPU, packed=False)
+    assert note.startswith(f"reference (the faster triton kernels cannot run: {reason}")
+
+
+def test_what_was_asked_for_needs_no_reason() -> None:
+    wish = EngineConfig(backend="reference")
+    assert described(ReferenceBackend(), wish, CONFIG, GPU, packed=False) == "reference"

@@ -10,7 +10,8 @@ import torch
 
 import bench.gpu.__main__ as command
 import bench.gpu.runtime as measurement
-from bench.table import Report
+from bench.gpu.spans import KernelTime, Span, by_kernel
+from bench.table import UNFINISHED, Report
 from tests.runtime.helpers import GOLDEN, load_decoder
 from xverse_runtime.config import ModelConfig
 from xverse_runtime.decode_loop import DecodeLoop
@@ -84,3 +85,57 @@ def test_the_option() -> None:
     assert parser.parse_args(["runtime", "--kv", "int8"]).kv == "int8"
     with pytest.raises(SystemExit):
         parser.parse_args(["runtime", "--kv", "fp8"])
+
+
+def test_a_measurement_that_fails_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(report: Report, *_: object) -> None:
+        report.table("decoding", ["context", "tokens/s"])
+        report.row("0", "325.4")
+        raise RuntimeError("no space left for loading")
+
+    monkeypatch.setattr("sys.argv", ["bench.gpu", "runtime", "--output", str(tmp_path)])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(command, "device_slug", lambda: "some-gpu")
+    monkeypatch.setattr(command, "heading", lambda *_: ["On some GPU."])
+    monkeypatch.setattr(command, "measure_runtime", fails)
+    with pytest.raises(RuntimeError):
+        command.main()
+    file = tmp_path / "runtime-some-gpu.md"
+    text = file.read_text(encoding="utf-8")
+    assert "On some GPU.\n\n## decoding\n" in text
+    assert text.endswith(f"0 | 325.4\n\n{UNFINISHED}\n")
+    monkeypatch.setattr(command, "measure_runtime", lambda report, *_: report.say("all of it"))
+    command.main()
+    assert file.read_text(encoding="utf-8").endswith("all of it\n")
+
+
+def test_gaps_are_when_nothing_runs() -> None:
+    spans = [
+        Span(130.0, 140.0, "second(int*)"),
+        Span(100.0, 120.0, "first(float)"),
+        Span(110.0, 125.0, "second(int*)"),  # overlaps
+        Span(112.0, 114.0, "first(double)"),  # inside another
+        Span(143.0, 150.0, "third"),
+    ]
+    assert by_kernel(spans) == [
+        KernelTime("second", 2, 25.0, 5.0),
+        KernelTime("first", 2, 22.0, 0.0),
+        KernelTime("third", 1, 7.0, 3.0),
+    ]
+    assert by_kernel([]) == []
+
+
+def test_the_profile_shows_kernels_times_and_gaps(tmp_path: Path) -> None:
+    report = Report("profile", tmp_path, [])
+    measurement._say_profile(report, [Span(0.0, 10.0, "a"), Span(12.0, 20.0, "b")])
+    lines = report.write().read_text(encoding="utf-8").splitlines()
+    assert lines[-6:] == [
+        "kernel | launches | µs each | µs in all | µs of gaps before it",
+        "--- | --- | --- | --- | ---",
+        "a | 1 | 10.00 | 10.0 | 0.0",
+        "b | 1 | 8.00 | 8.0 | 2.0",
+        "first to last | 2 |  | 20.0 | 2.0",
+        "sum (kernels overlap) |  |  | 18.0 | ",
+    ]

@@ -98,11 +98,11 @@ def _version(package: str) -> str:
 def _gpu(device: torch.device) -> Gpu:
     import torch
 
-    from xverse_runtime.device import driver_version
+    from xverse_runtime.why_no_gpu import driver_version
 
     major, minor = torch.cuda.get_device_capability(device)
-    driver = ".".join(map(str, driver_version() or ()))
-    return Gpu(torch.cuda.get_device_name(device), f"{major}.{minor}", driver)
+    name = torch.cuda.get_device_name(device)
+    return Gpu(name, f"{major}.{minor}", driver_version() or "")
 
 
 def _backends(device: torch.device) -> list[Backend]:

@@ -84,6 +84,8 @@ def _fill(template: str, params: Mapping[str, object]) -> str:
 def _worded(key: str, value: object) -> str:
     if key.endswith("_bytes") and isinstance(value, (int, float)):
         return size(value)
+    if key.endswith("_bytes") and value is None:
+        return text("size.unknown")
     if isinstance(value, str):
         return sanitize(detail(value) if key in _DETAILS else value)
     if isinstance(value, Iterable) and not isinstance(value, (bytes, Mapping)):

@@ -33,6 +33,7 @@ TEXTS: dict[str, str] = {
     "list.more": " and {count} more",
     "list.none": "none",
     "size.bytes": "{count} bytes",
+    "size.unknown": "unknown",
     "duration.seconds": "{seconds} s",
     "duration.minutes": "{minutes} min",
     "duration.hours": "{hours} h {minutes} min",

@@ -200,8 +200,8 @@ ERRORS: dict[str, tuple[str, str]] = {
         "Close other programs, choose a smaller --context, or try: --model demo",
     ),
     "memory.exhausted": (
-        "The memory of {device} is full: {needed_bytes} more were needed, {free_bytes} are free;"
-        " this program holds {held_bytes}, drivers and other programs {others_bytes} ({detail}).",
+        "The memory of {device} is full. Needed: {needed_bytes}; free: {free_bytes}; held by this"
+        " program: {held_bytes}, by drivers and other programs: {others_bytes} ({detail}).",
         "Close other programs that use it, or choose a smaller --context.",
     ),
     # Routing traces.

@@ -32,6 +32,7 @@ TEXTS: dict[str, str] = {
     "list.more": "，另有 {count} 项",
     "list.none": "无",
     "size.bytes": "{count} 字节",
+    "size.unknown": "未知",
     "duration.seconds": "{seconds} 秒",
     "duration.minutes": "{minutes} 分钟",
     "duration.hours": "{hours} 小时 {minutes} 分",

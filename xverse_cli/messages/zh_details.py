@@ -43,14 +43,39 @@ DETAILS: dict[str, str] = {
     "torch finds no AMD GPU (is the amdgpu driver loaded?)": (
         "torch 找不到 AMD GPU（加载了 amdgpu 驱动吗？）"
     ),
-    "no NVIDIA driver is loaded here": "没有加载 NVIDIA 驱动",
-    "the NVIDIA driver {found} is too old for torch's CUDA {cuda}, which needs {needed}:"
-    " update the driver, or install a torch for an older CUDA ({command})": (
-        "NVIDIA 驱动 {found} 对于 torch 的 CUDA {cuda} 来说过旧，至少需要 {needed}：请更新驱动，"
-        "或安装使用较旧 CUDA 的 torch（{command}）"
+    "no NVIDIA driver answers. For an NVIDIA GPU install the driver for Windows, {needed} or newer,"
+    " from www.nvidia.com/drivers (for WSL too: none inside Linux) and restart": (
+        "没有可用的 NVIDIA 驱动。如有 NVIDIA GPU，请从 www.nvidia.com/drivers 安装 {needed} 或"
+        "更新的 Windows 驱动（WSL 也用它：不要在 Linux 内安装驱动），然后重启"
     ),
-    "the NVIDIA driver is loaded but shows no GPU (see nvidia-smi)": (
-        "NVIDIA 驱动已加载，但没有 GPU（请运行 nvidia-smi 查看）"
+    "no NVIDIA driver is loaded here. For an NVIDIA GPU install {needed} or newer and restart."
+    " Ubuntu: {command} (RTX 50: {package}); others: www.nvidia.com/drivers": (
+        "没有加载 NVIDIA 驱动。如有 NVIDIA GPU，请安装 {needed} 或更新的驱动并重启。"
+        "Ubuntu：{command}（RTX 50：{package}）；其他系统：www.nvidia.com/drivers"
+    ),
+    "the NVIDIA driver {found} is too old for torch's CUDA {cuda}, which needs {needed}:"
+    " update the driver": (
+        "NVIDIA 驱动 {found} 对于 torch 的 CUDA {cuda} 来说过旧，至少需要 {needed}：请更新驱动"
+    ),
+    "the NVIDIA driver {found} is too old for torch's CUDA {cuda}, which needs {needed}:"
+    " update the driver, or, for a GPU up to compute capability 8.9, install a torch for an older"
+    " CUDA ({command})": (
+        "NVIDIA 驱动 {found} 对于 torch 的 CUDA {cuda} 来说过旧，至少需要 {needed}：请更新驱动；"
+        "计算能力不超过 8.9 的 GPU 也可安装使用较旧 CUDA 的 torch（{command}）"
+    ),
+    "the NVIDIA driver {found} is loaded but shows no GPU. Where nvidia-smi shows none either:"
+    " restart after an update of the driver, start a container with --gpus all; where it does:"
+    " unset CUDA_VISIBLE_DEVICES": (
+        "NVIDIA 驱动 {found} 已加载，但没有 GPU。如果 nvidia-smi 也看不到 GPU：更新驱动后请重启，"
+        "容器请用 --gpus all 启动；如果看得到：请取消设置 CUDA_VISIBLE_DEVICES"
+    ),
+    "no build of torch has code for this GPU's compute capability {capability}: compute on the CPU"
+    " or on another GPU": (
+        "没有支持此 GPU 计算能力 {capability} 的 torch 版本：请在 CPU 或其他 GPU 上计算"
+    ),
+    "this build of torch has no code for this GPU's compute capability {capability}; install one"
+    " that has: {command}": (
+        "此 torch 不支持此 GPU 的计算能力 {capability}；请安装支持的版本：{command}"
     ),
     "this machine has no GPU that can be used": "这台机器没有可用的 GPU",
     "packed weights need the Triton kernels there": "打包权重在此设备上需要 Triton 内核",
@@ -73,9 +98,8 @@ DETAILS: dict[str, str] = {
     "Triton kernels need a CUDA or ROCm device, not {device}": (
         "Triton 内核需要 CUDA 或 ROCm 设备，不支持 {device}"
     ),
-    "Triton needs compute capability 7.5, this GPU has {capability}": (
-        "Triton 需要计算能力 7.5，此 GPU 为 {capability}"
-    ),
+    "Triton needs compute capability 7.5, this GPU has {capability}: compute on the CPU or on"
+    " another GPU": "Triton 需要计算能力 7.5，此 GPU 为 {capability}：请在 CPU 或其他 GPU 上计算",
     "Triton needs a C compiler. Debian, Ubuntu: {command}": (
         "Triton 需要 C 编译器。Debian、Ubuntu：{command}"
     ),
@@ -99,6 +123,9 @@ DETAILS: dict[str, str] = {
     "kernels: {kernels}, {threads} CPU thread{plural}": "内核：{kernels}，{threads} 个 CPU 线程",
     "reference (the faster cpu kernels are missing: {missing})": (
         "reference（缺少更快的 cpu 内核：{missing}）"
+    ),
+    "reference (the faster triton kernels cannot run: {reason})": (
+        "reference（更快的 triton 内核无法运行：{reason}）"
     ),
     "context: {tokens} tokens, KV cache {size} MiB ({dtype})": (
         "上下文：{tokens} 个词元，KV 缓存 {size} MiB（{dtype}）"

@@ -189,8 +189,8 @@ ERRORS: dict[str, tuple[str, str]] = {
         "请关闭其他程序，或缩小 --context，或试用：--model demo",
     ),
     "memory.exhausted": (
-        "{device} 的内存已满：还需要 {needed_bytes}，可用 {free_bytes}；本程序占用 {held_bytes}，"
-        "驱动程序和其他程序占用 {others_bytes}（{detail}）。",
+        "{device} 的内存已满。需要：{needed_bytes}；可用：{free_bytes}；本程序占用：{held_bytes}，"
+        "驱动程序和其他程序占用：{others_bytes}（{detail}）。",
         "请关闭占用它的其他程序，或缩小 --context。",
     ),
     # Routing traces.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +16,9 @@ from xverse_kernels.packing import INT4, ExpertBlocks, ExpertLayout
 from xverse_kernels.reference_backend import ReferenceBackend
 from xverse_kernels.types import RoutedTokens
 from xverse_runtime.host_memory import host_memory
+from xverse_runtime.link import pinned_if_possible
 from xverse_runtime.offload.machine import Machine
+from xverse_runtime.why_no_gpu import on_windows
 
 HOST_BYTES = 2**28
 VRAM_BYTES = 2**29
@@ -46,8 +47,7 @@ def _measure_host() -> Machine:
     cores = physical_cores()
     bandwidth = _host_bandwidth(cores)
     experts, flops = _cpu_experts(cores)
-    on_windows = os.name == "nt" or "microsoft" in platform.release().lower()
-    share = PINNABLE_SHARE_WINDOWS if on_windows else PINNABLE_SHARE
+    share = PINNABLE_SHARE_WINDOWS if on_windows() else PINNABLE_SHARE
     return Machine(
         name=platform.node() or "this machine",
         host_total=total,
@@ -124,9 +124,10 @@ def _with_gpu(machine: Machine, device: torch.device) -> Machine:
 
 
 def _link(device: torch.device) -> tuple[float, float, float]:
-    """Bytes per second to the GPU and back from pinned memory, seconds of a small copy."""
+    """Bytes per second to the GPU and back from pinned memory, if the system allows as much of it,
+    and seconds of a small copy."""
     there = torch.empty(COPY_BYTES, dtype=torch.uint8, device=device)
-    here = torch.empty(COPY_BYTES, dtype=torch.uint8, pin_memory=True)
+    here = pinned_if_possible(torch.zeros(COPY_BYTES, dtype=torch.uint8))
     small, small_there = here[:4096], there[:4096]
     to_gpu = _timed(device, lambda: there.copy_(here, non_blocking=True), 3)
     to_host = _timed(device, lambda: here.copy_(there, non_blocking=True), 3)

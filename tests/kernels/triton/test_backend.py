@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,6 +28,7 @@ from xverse_kernels.backend import (
     KernelBackend,
     select_backend,
     why_not_cpu,
+    why_not_triton,
 )
 from xverse_kernels.packing import (
     FORMATS,
@@ -205,6 +207,41 @@ def test_old_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: (7, 0))
     check_refused(torch.device("cuda"), r"needs compute capability 7\.5, this GPU has 7\.0")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("compiler", "a C compiler. Debian, Ubuntu: sudo apt install gcc"),
+        ("headers", r"Python's header files. .*: sudo apt install python3\.\d+-dev"),
+    ],
+)
+def test_what_builds_a_launcher_must_be_there(
+    name: str, reason: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "cc").touch(mode=0o755)
+    (tmp_path / "Python.h").touch()
+    nothing = tmp_path / "nothing"
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", str(nothing if name == "compiler" else tmp_path))
+    headers = str(nothing if name == "headers" else tmp_path)
+    monkeypatch.setattr("sysconfig.get_path", lambda _name: headers)
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: (8, 0))
+    check_refused(torch.device("cuda"), reason)
+
+
+def test_a_compiler_of_another_name_will_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "Python.h").touch()
+    (tmp_path / "mine").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CC", "mine")
+    monkeypatch.setattr("sysconfig.get_path", lambda _name: str(tmp_path))
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: (8, 0))
+    assert why_not_triton(torch.device("cuda")) is None
 
 
 def test_without_triton_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from time import perf_counter
 
 import pytest
 import torch
+from torch import Tensor
 
 from xverse_runtime.errors import UsageError
 from xverse_runtime.offload import measure
@@ -148,6 +149,20 @@ def test_the_host_is_measured_in_a_moment(extension: str, monkeypatch: pytest.Mo
     assert all(getattr(machine, name) > 0 for name in of_host)
     assert machine.host_free <= machine.host_total
     assert machine.cpu_expert_bandwidth <= machine.host_bandwidth
+
+
+def test_a_link_is_measured_where_no_memory_can_be_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading must not end because a measurement would have liked more."""
+
+    def refuses(_self: Tensor) -> Tensor:
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(Tensor, "pin_memory", refuses)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _device: None)
+    monkeypatch.setattr(measure, "COPY_BYTES", 2**20)
+    to_gpu, to_host, latency = measure._link(torch.device("cpu"))
+    assert min(to_gpu, to_host) > 1e7
+    assert 0 < latency < 1
 
 
 def test_hit_rates_follow_the_published_points() -> None:
