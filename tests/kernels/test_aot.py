@@ -24,7 +24,7 @@ from xverse_kernels.triton import tiles
 from xverse_kernels.triton.versions import Version
 
 ROOT = Path(__file__).resolve().parents[2]
-QUICK = ("sm_90",)  # it has all that the others have: groups of warps, dependent launch
+QUICK = ("sm_86", "sm_90")
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="triton is for Linux"
 )
