@@ -7,6 +7,8 @@ experts); the weights are random.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -27,12 +29,18 @@ def measure_peer(report: Report, layers: int) -> None:
     report.table("bf16, one sequence", ["engine", "tokens/s", "ms for 512 prompt tokens"])
     _ours(report, layers)
     model = _model(layers)
-    for experts in ("eager", "grouped_mm"):  # batched_mm copies the experts of every token
+    ways: list[tuple[str, str, Callable[[Report, str, Any], None]]] = [
+        ("experts eager", "eager", _row),  # batched_mm copies the experts of every token
+        ("experts grouped_mm", "grouped_mm", _row),
+        ("experts grouped_mm, static cache", "grouped_mm", _compiled_row),
+    ]
+    for way, experts, measure in ways:
         try:
             model.set_experts_implementation(experts)
-            _row(report, f"transformers, experts {experts}", model)
+            measure(report, f"transformers, {way}", model)
         except Exception as error:  # a setting that this build lacks is no result of ours
-            report.row(f"transformers, experts {experts}", f"failed: {str(error)[:80]}", "")
+            why = " ".join(str(error).split()).replace("|", "/")
+            report.row(f"transformers, {way}", f"failed: {why[:80]}", "")
 
 
 def _ours(report: Report, layers: int) -> None:
@@ -106,3 +114,39 @@ def _row(report: Report, name: str, model: Any) -> None:
         torch.cuda.synchronize()
         times.append(time.perf_counter() - started)
     report.row(name, f"{1 / median(times[4:]):.1f}", f"{median(prompt[1:]) * 1e3:.1f}")
+
+
+class _Watch:
+    """A streamer that only notes when tokens come: the prompt first, all at once."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def put(self, _tokens: Any) -> None:
+        self.times.append(time.perf_counter())
+
+    def end(self) -> None:
+        """Nothing is left to be shown."""
+
+
+@torch.inference_mode()
+def _compiled_row(report: Report, name: str, model: Any) -> None:
+    """Its own fastest settings: `generate` with a static cache compiles the forward pass, where it
+    can; the row says whether it did."""
+    from torch._dynamo.utils import counters
+
+    counters.clear()
+    prompt = torch.arange(8, device=model.device)[None] * 97 + 4
+    options = {
+        "attention_mask": torch.ones_like(prompt),
+        "max_new_tokens": STEPS,
+        "min_new_tokens": STEPS,
+        "do_sample": False,
+        "cache_implementation": "static",
+    }
+    model.generate(prompt, **options)  # compiles
+    watch = _Watch()
+    model.generate(prompt, streamer=watch, **options)
+    steps = [later - earlier for earlier, later in pairwise(watch.times)]
+    compiled = "compiled" if counters["stats"]["unique_graphs"] else "not compiled"
+    report.row(f"{name}, {compiled}", f"{1 / median(steps[4:]):.1f}", "")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import bench.gpu.__main__ as command
 import bench.gpu.runtime as measurement
+from bench.gpu import peer
 from bench.gpu.spans import KernelTime, Span, by_kernel
 from bench.table import UNFINISHED, Report
 from tests.runtime.helpers import GOLDEN, load_decoder
@@ -21,6 +24,7 @@ from xverse_runtime.store.precision import PRESETS, bytes_per_token
 
 BANDWIDTH = 1e9
 STEP_S = 0.01
+GROUPED = "grouped_mm"
 
 
 def measured(kv: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, list[KVPool]]:
@@ -139,3 +143,60 @@ def test_the_profile_shows_kernels_times_and_gaps(tmp_path: Path) -> None:
         "first to last | 2 |  | 20.0 | 2.0",
         "sum (kernels overlap) |  |  | 18.0 | ",
     ]
+
+
+class FakeModel:
+    """What of transformers is measured: a token every 10 ms, or an error."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, error: str = "", *, compiles: bool = False) -> None:
+        self._error = error
+        self._compiles = compiles
+        self.asked: list[dict[str, Any]] = []
+
+    def set_experts_implementation(self, name: str) -> None:
+        self.experts = name
+
+    def generate(self, ids: torch.Tensor, streamer: Any = None, **options: Any) -> None:
+        if self._error:
+            raise RuntimeError(self._error)
+        self.asked.append({**options, "experts": self.experts})
+        if self._compiles:
+            torch.compile(torch.neg, backend="eager")(ids)
+        for _ in range(1 + options["max_new_tokens"] if streamer else 0):
+            streamer.put(ids)
+            time.sleep(0.01)
+
+
+def peer_rows(model: FakeModel, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setattr(peer, "_ours", lambda *_: None)
+    monkeypatch.setattr(peer, "_model", lambda _: model)
+    monkeypatch.setattr(peer, "_row", lambda report, name, _: report.row(name, "5.9", "133.0"))
+    report = Report("peer", folder, [])
+    peer.measure_peer(report, 2)
+    return report.write().read_text(encoding="utf-8").splitlines()[-3:]
+
+
+@pytest.mark.parametrize(("compiles", "said"), [(True, "compiled"), (False, "not compiled")])
+def test_the_peer_with_its_own_fastest_settings(
+    compiles: bool, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = FakeModel(compiles=compiles)
+    *others, row = peer_rows(model, tmp_path, monkeypatch)
+    assert others == [f"transformers, experts {one} | 5.9 | 133.0" for one in ("eager", GROUPED)]
+    name, rate, prompt = row.split(" | ")
+    assert name == f"transformers, experts {GROUPED}, static cache, {said}"
+    assert 20 < float(rate) <= 100
+    assert prompt == ""
+    for asked in model.asked:
+        assert (asked["cache_implementation"], asked["experts"]) == ("static", GROUPED)
+    assert len(model.asked) == 2  # the first compiles
+
+
+def test_a_setting_that_the_peer_lacks_is_a_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = "no static cache\n| for this model" + "." * 100
+    *_, row = peer_rows(FakeModel(error), tmp_path, monkeypatch)
+    assert row.endswith(" | failed: no static cache / for this model" + "." * 48 + " | ")
