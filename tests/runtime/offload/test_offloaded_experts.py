@@ -559,7 +559,7 @@ def test_no_memory_for_the_buffer_of_what_is_not_pinned(monkeypatch: pytest.Monk
     device = FakeDevice(pins=lambda _bytes: False)
     offload = make_offload(MODEL, device, slots=LAYERS)
     x = torch.randn(1, HIDDEN, generator=torch.Generator().manual_seed(0))
-    offload.begin(MODEL.route(0, x))  # has buffers of its own
+    offload.begin(0, MODEL.route(0, x))  # has buffers of its own
     with monkeypatch.context() as full:
         full.setattr(device, "host_buffer", raising(RuntimeError("can't allocate memory")))
         with pytest.raises(RuntimeError, match="allocate"):
