@@ -114,7 +114,8 @@ def test_progress_goes_on_until_the_last_kernel(
     found = kept(monkeypatch)
     load(told.append)
     total = told[-1].total_bytes
-    assert told[0].done_bytes < total
+    done = [one.done_bytes for one in told]  # on a busy machine all of it at the first look
+    assert done == sorted(done)
     assert {one.total_kernels for one in told} == {3}
     assert told[-2:] == [LoadProgress(total, total, 2, 3), LoadProgress(total, total, 3, 3)]
     compilation = FakeCompilation.last
