@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # One order of summation on every x86 machine; why it matters: tests/runtime/test_parity.py.
 os.environ.setdefault("MKL_CBWR", "AVX2")
 os.environ.update(_home_environment(_SESSION_HOME))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """A plain checkout on a GPU machine may lack pytest-timeout: its setting is then no error."""
+    if find_spec("pytest_timeout") is None:
+        parser.addini("timeout", "seconds that a test may take; nobody counts them here")
 
 
 def pytest_unconfigure() -> None:
