@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,12 @@ def pytest_collection_finish() -> None:
     """All modules of the tests are there to stay: later looks for garbage pass them over."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """A plain checkout on a GPU machine may lack pytest-timeout: its setting is then no error."""
+    if find_spec("pytest_timeout") is None:
+        parser.addini("timeout", "seconds that a test may take; nobody counts them here")
 
 
 def pytest_unconfigure() -> None:

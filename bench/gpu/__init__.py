@@ -1,6 +1,7 @@
 """Speed on a GPU: `python -m bench.gpu kernels`, `python -m bench.gpu runtime`.
 
-Runs from a plain checkout, with nothing installed but torch, triton, numpy and safetensors.
+Runs from a plain checkout, with nothing installed but torch, triton, numpy and safetensors. Only
+how long an engine takes to open is not measured without sentencepiece, which reads its tokenizer.
 """
 
 import sys

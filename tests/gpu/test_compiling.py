@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("sentencepiece")  # the demo's tokenizer; a plain checkout can lack it
+
 SCRIPT = """
 import json, os, sys
 import bench.gpu

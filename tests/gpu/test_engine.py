@@ -7,6 +7,8 @@ from contextlib import suppress
 import pytest
 import torch
 
+pytest.importorskip("sentencepiece")  # the demo's tokenizer; a plain checkout can lack it
+
 from xverse_runtime.config import EngineConfig
 from xverse_runtime.demo import demo_directory
 from xverse_runtime.engine import Engine

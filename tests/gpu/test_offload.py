@@ -40,6 +40,8 @@ Load = Callable[..., Engine]
 
 @pytest.fixture
 def load(store: Path, config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> Load:
+    pytest.importorskip("tokenizers")  # an engine reads its text; a plain checkout can lack it
+
     def make(
         slots: int,
         *,

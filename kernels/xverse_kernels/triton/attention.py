@@ -73,7 +73,7 @@ def attend_each(
         ValueError: more tokens than the kernel has addresses for: thousands.
     """
     (k, k_scales), (v, v_scales) = _parts_of(keys), _parts_of(values)
-    require_rows(qkv, cos, sin, k, v, k_scales, v_scales)
+    require_rows(qkv, cos, sin, positions, sequences, k, v, k_scales, v_scales)
     _, kv_heads, capacity, dim = keys.shape
     tokens = qkv.shape[0]
     heads = qkv.shape[1] // dim - 2 * kv_heads
@@ -180,6 +180,7 @@ def prefill_attention(
     heads, tokens, dim = q.shape
     _, kv_heads, capacity, _ = keys.shape
     (k, k_scales), (v, v_scales) = _parts_of(keys), _parts_of(values)
+    require_rows(q, k, v, k_scales, v_scales)
     tiles = PREFILL_ATTENTION_INT8 if k.dtype == torch.int8 else PREFILL_ATTENTION
     tile = tile or tiles[abilities(q.device).unit]
     wide = padded(dim) if padded(dim) == dim else padded(dim) // 2

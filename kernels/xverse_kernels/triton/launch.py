@@ -60,9 +60,14 @@ class Workspace:
 
 
 def matrix_views(weight: Tensor | PackedMatrix) -> tuple[Tensor, Tensor, int, int, int]:
-    """(weights as the kernel reads them, scales, bits, rows, columns) of a matrix."""
+    """(weights as the kernel reads them, scales, bits, rows, columns) of a matrix.
+
+    Raises:
+        ValueError: rows or packed bytes that are not contiguous.
+    """
     if isinstance(weight, PackedMatrix):
         flat = weight.data
+        require_rows(flat)
         return (
             flat.view(torch.int32),
             flat.view(torch.float16),
@@ -75,7 +80,11 @@ def matrix_views(weight: Tensor | PackedMatrix) -> tuple[Tensor, Tensor, int, in
 
 
 def block_views(experts: ExpertBlocks) -> tuple[Tensor, Tensor, int]:
-    """(weights as the kernel reads them, scales, bits) of expert blocks."""
+    """(weights as the kernel reads them, scales, bits) of expert blocks.
+
+    Raises:
+        ValueError: blocks or a table that are not contiguous.
+    """
     require_rows(experts.blocks, experts.table)
     form = experts.layout.form
     if form.dtype is None:

@@ -23,7 +23,8 @@ def experts_by_torch(routed: RoutedTokens, experts: ExpertBlocks, residual: Tens
     The host waits once, for how many tokens each expert has. Sums are fp32 all through; what an
     expert has between its two products is in the dtype of the activations, as elsewhere.
     """
-    require_rows(experts.blocks, routed.normed, routed.expert_ids, routed.weights, residual)
+    require_rows(experts.blocks, experts.table, residual)
+    require_rows(routed.normed, routed.expert_ids, routed.weights)
     slots = routed.expert_ids.shape[1]
     pairs = sort_pairs(routed, experts)
     counts, blocks = _on_host(pairs, experts)

@@ -98,6 +98,11 @@ def guarded(tensor: Tensor) -> Tensor:
     return inner.copy_(tensor)
 
 
+def with_gaps(tensor: Tensor) -> Tensor:
+    """The same values, each with a copy behind it: what kernels refuse."""
+    return torch.stack((tensor, tensor), dim=-1)[..., 0]
+
+
 class PoisonedTorch:
     """torch for launchers: `empty` is poison, and what lies around an allocation is watched."""
 

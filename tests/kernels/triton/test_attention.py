@@ -15,11 +15,17 @@ from tests.kernels.triton.interpreter import (
     name_of,
     randn,
     relative_error,
+    with_gaps,
 )
 from xverse_kernels.kv_rows import Int8Rows, Rows, read_rows, to_int8
 from xverse_kernels.reference_backend import ReferenceBackend
 from xverse_kernels.triton import launch
-from xverse_kernels.triton.attention import attend_each, attend_span, torch_attention
+from xverse_kernels.triton.attention import (
+    attend_each,
+    attend_span,
+    prefill_attention,
+    torch_attention,
+)
 from xverse_kernels.triton.launch import Workspace
 from xverse_kernels.types import Rotary
 
@@ -265,16 +271,32 @@ def test_torchs_attention_reads_int8() -> None:
     assert torch.equal(torch_attention(q, *rows, 0, 5), torch_attention(q, *wide, 0, 5))
 
 
-@pytest.mark.parametrize("which", ["qkv", "keys", "values"])
+REFUSED = pytest.raises(ValueError, match=r"call \.contiguous\(\) first")
+
+
+@pytest.mark.parametrize(
+    "which", ["qkv", "keys", "values", "cos", "sin", "positions", "sequences", "scales"]
+)
 def test_rows_with_gaps_are_refused(which: str, workspace: Workspace) -> None:
-    case = Case((2, 2, 64), 8, {0: 3})
-    tensor = getattr(case, which)
-    gaps = torch.zeros(*tensor.shape[:-1], 2 * tensor.shape[-1])[..., ::2]
-    setattr(case, which, gaps)
-    with pytest.raises(ValueError, match=r"call \.contiguous\(\) first"):
+    case = Case((2, 2, 64), 8, {0: 3, 1: 5})
+    if which == "scales":
+        case.in_int8()
+        case.keys = case.keys._replace(scales=with_gaps(case.keys.scales))
+    elif which in ("cos", "sin"):
+        case.rotary = case.rotary._replace(**{which: with_gaps(getattr(case.rotary, which))})
+    else:
+        setattr(case, which, with_gaps(getattr(case, which)))
+    with REFUSED:
         case.each(workspace, ONE_PART)
-    with pytest.raises(ValueError, match=r"call \.contiguous\(\) first"):
-        attend_span(case.qkv, *case.rotary, case.keys, case.values, 0, 3)
+    if which not in ("positions", "sequences"):  # which a stretch of tokens does not have
+        with REFUSED:
+            attend_span(case.qkv, *case.rotary, case.keys, case.values, 0, 3)
+
+
+def test_rotated_queries_with_gaps_are_refused() -> None:
+    case = Case((2, 2, 64), 8, {0: 3})
+    with REFUSED:
+        prefill_attention(with_gaps(torch.zeros(2, 1, 64)), case.keys, case.values, 0, 3)
 
 
 def test_more_tokens_and_heads_than_there_were_counters(monkeypatch: pytest.MonkeyPatch) -> None:

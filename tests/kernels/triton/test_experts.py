@@ -17,6 +17,7 @@ from tests.kernels.triton.interpreter import (
     relative_error,
     route_randomly,
     routed_to,
+    with_gaps,
 )
 from xverse_kernels import reference
 from xverse_kernels.packing import BF16, FORMATS, FP16, INT4, INT8, ExpertBlocks, WeightFormat
@@ -170,13 +171,19 @@ def test_slots_split_among_programs(form: WeightFormat, splits: int, workspace: 
         assert relative_error(actual, expected_sum(routed, experts, residual)) < 3e-6
 
 
-@pytest.mark.parametrize("which", ["normed", "blocks", "residual", "h"])
+@pytest.mark.parametrize(
+    "which", ["normed", "expert_ids", "weights", "table", "blocks", "residual", "h"]
+)
 def test_rows_with_gaps_are_refused(which: str, workspace: Workspace) -> None:
     experts, residual = pack_experts(2, 32, 32, INT8), torch.zeros(2, 32)
     routed, h = routed_to(torch.tensor([[0], [1]]), 32), torch.zeros(2, 32)
     gaps = torch.zeros(2, 64)[:, ::2]
     if which == "normed":
         routed = routed._replace(normed=gaps)
+    elif which in ("expert_ids", "weights"):
+        routed = routed._replace(**{which: with_gaps(getattr(routed, which))})
+    elif which == "table":
+        experts = experts.like(experts.blocks, with_gaps(experts.table))
     elif which == "blocks":
         wide = torch.zeros(4, experts.layout.block_bytes, dtype=torch.uint8)
         experts = ExpertBlocks(wide[::2], experts.layout, torch.float32)

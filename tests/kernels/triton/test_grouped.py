@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -17,11 +19,13 @@ from tests.kernels.triton.interpreter import (
     relative_error,
     route_randomly,
     routed_to,
+    with_gaps,
 )
 from tests.kernels.triton.test_experts import FORMS, TWO_FORMS, expected_sum
 from xverse_kernels.packing import FP16, INT4, INT8, NIBBLE_COLUMN, ExpertBlocks, WeightFormat
 from xverse_kernels.triton import experts as launchers
 from xverse_kernels.triton.experts import experts_grouped, plane_order
+from xverse_kernels.triton.products import experts_by_torch
 from xverse_kernels.triton.tiles import GemmTile
 
 TILE = GemmTile(16, 64, 32, 1, 1)
@@ -137,17 +141,24 @@ def test_plane_order(bits: int, columns: int) -> None:
     assert torch.equal(actual, expected)
 
 
-@pytest.mark.parametrize("which", ["normed", "blocks", "residual"])
-def test_rows_with_gaps_are_refused(which: str) -> None:
+@pytest.mark.parametrize(
+    "which", ["normed", "expert_ids", "weights", "table", "blocks", "residual"]
+)
+@pytest.mark.parametrize("multiply", [experts_grouped, experts_by_torch])
+def test_rows_with_gaps_are_refused(which: str, multiply: Callable[..., Tensor]) -> None:
     experts, residual = pack_experts(2, 32, 32, INT8), torch.zeros(2, 32)
     routed = routed_to(torch.tensor([[0], [1]]), 32)
     gaps: Tensor = torch.zeros(2, 64)[:, ::2]
     if which == "normed":
         routed = routed._replace(normed=gaps)
+    elif which in ("expert_ids", "weights"):
+        routed = routed._replace(**{which: with_gaps(getattr(routed, which))})
+    elif which == "table":
+        experts = experts.like(experts.blocks, with_gaps(experts.table))
     elif which == "blocks":
         wide = torch.zeros(4, experts.layout.block_bytes, dtype=torch.uint8)
         experts = ExpertBlocks(wide[::2], experts.layout, torch.float32)
     else:
         residual = gaps
     with pytest.raises(ValueError, match=r"call \.contiguous\(\) first"):
-        experts_grouped(routed, experts, residual)
+        multiply(routed, experts, residual)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -16,6 +17,7 @@ from tests.kernels.triton.interpreter import (
     name_of,
     randn,
     relative_error,
+    with_gaps,
 )
 from xverse_kernels import reference
 from xverse_kernels.packing import INT4, INT8, PackedMatrix, WeightFormat, pack_matrix
@@ -196,6 +198,16 @@ def test_rows_with_gaps_are_refused(which: str, workspace: Workspace) -> None:
     x, weight = tensors.pop("x"), tensors.pop("weight")
     with pytest.raises(ValueError, match=r"contiguous rows.*: call \.contiguous\(\) first"):
         gemv(x, weight, workspace, eps=EPS, **tensors)
+
+
+@pytest.mark.parametrize("form", [INT8, INT4], ids=name_of)
+def test_packed_bytes_with_gaps_are_refused(form: WeightFormat, workspace: Workspace) -> None:
+    whole = packed(16, 64, form)
+    gaps = replace(whole, data=with_gaps(whole.data))
+    with pytest.raises(ValueError, match=r"contiguous rows.*: call \.contiguous\(\) first"):
+        gemv(randn(1, 64), gaps, workspace)
+    with pytest.raises(ValueError, match=r"contiguous rows.*: call \.contiguous\(\) first"):
+        dequantise(gaps, torch.float32)
 
 
 @pytest.mark.parametrize("dtype", HALF_AND_FULL, ids=name_of)

@@ -18,11 +18,13 @@ from xverse_kernels.packing import BF16, INT8, ExpertBlocks, ExpertLayout, Weigh
 from xverse_kernels.triton import tiles
 from xverse_kernels.triton.tiles import GemvTile
 from xverse_runtime.checkpoint import read_checkpoint
-from xverse_runtime.config import ModelConfig
+from xverse_runtime.config import EngineConfig, ModelConfig
+from xverse_runtime.engine import Engine
 from xverse_runtime.kv_cache import KVCache, KVPool
 from xverse_runtime.model import Decoder
 from xverse_runtime.model_dir import ModelDirectory
 from xverse_runtime.rope import RotaryTable
+from xverse_runtime.types import SamplingParams
 from xverse_runtime.weights import ModelWeights, MoeWeights, assemble_weights
 
 CONTEXT = 64
@@ -93,6 +95,20 @@ def test_golden_prompts_go_on_as_expected(name: str) -> None:
         cache.commit(tokens[-1:])
         tokens.append(int(logits.argmax()))
     assert tokens == expected
+
+
+@pytest.mark.parametrize("tokens", [3, pytest.param(None, marks=pytest.mark.slow)])
+def test_an_engine_says_what_the_vendors_model_said(tokens: int | None) -> None:
+    """From the files to the text, as a user has it, decoding and choosing on the kernels."""
+    engine = Engine.load(GOLDEN / "moe-gqa", EngineConfig(device="cpu", backend="triton"))
+    assert any("kernels: triton" in note for note in engine.notes)
+    for case in expected_cases("moe-gqa")[: 1 if tokens else None]:
+        expected = case["greedy"]["1.0"]["token_ids"][:tokens]
+        params = SamplingParams(
+            temperature=0, repetition_penalty=1.0, max_new_tokens=tokens or len(expected)
+        )
+        chunks = engine.generate(case["prompt_token_ids"], params)
+        assert [token for chunk in chunks for token in chunk.token_ids] == expected
 
 
 def test_a_cache_in_int8_gives_the_references_logits() -> None:
