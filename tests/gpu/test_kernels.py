@@ -11,8 +11,8 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
-from bench.gpu.kernels import DIM, DTYPE, EXPERTS, HEADS, HIDDEN, SHARED, TOP_K, VOCAB, WIDTH
-from bench.gpu.kernels import random_routing as routing
+from bench.gpu.inputs import DIM, DTYPE, EXPERTS, HEADS, HIDDEN, SHARED, TOP_K, VOCAB, WIDTH
+from bench.gpu.inputs import random_routing as routing
 from bench.gpu.parity import TOLERANCE, experts_in_fp64, relative_error
 from bench.gpu.random_weights import random_experts, random_packed
 from xverse_kernels import reference
