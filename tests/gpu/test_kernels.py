@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -11,19 +11,38 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
-from bench.gpu.kernels import DIM, DTYPE, EXPERTS, HEADS, HIDDEN, SHARED, TOP_K, VOCAB, WIDTH
-from bench.gpu.kernels import random_routing as routing
-from bench.gpu.parity import TOLERANCE, experts_in_fp64, relative_error
+from bench.gpu.inputs import (
+    DIM,
+    DTYPE,
+    EXPERTS,
+    HEADS,
+    HIDDEN,
+    SHARED,
+    TOP_K,
+    VOCAB,
+    WIDTH,
+    random_rotary,
+)
+from bench.gpu.inputs import random_routing as routing
+from bench.gpu.parity import (
+    TOLERANCE,
+    attention_in_fp64,
+    experts_in_fp64,
+    kept_in_fp64,
+    linear_in_fp64,
+    relative_error,
+    routed_rightly,
+)
 from bench.gpu.random_weights import random_experts, random_packed
+from tests.gpu.repeat import poisoned_memory, same_every_time
+from tests.kernels.poison import NAN, POISON_INT
 from xverse_kernels import reference
-from xverse_kernels.kv_rows import Int8Rows, Rows, read_rows, to_int8
-from xverse_kernels.packing import FORMATS, ExpertBlocks, ExpertLayout, PackedMatrix
-from xverse_kernels.reference_backend import ReferenceBackend
+from xverse_kernels.kv_rows import Rows, read_rows, to_int8
+from xverse_kernels.packing import FORMATS, ExpertBlocks, ExpertLayout
 from xverse_kernels.triton.products import experts_by_torch
 from xverse_kernels.types import Norm, Parts, Projection, Rotary, RoutedTokens, TokenChoice
 
 FORMS = ["bf16", "int8", "int4"]
-ROUNDS = 20
 
 
 @pytest.fixture(autouse=True)
@@ -39,27 +58,9 @@ def backend():
 
 
 @pytest.fixture
-def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """New memory is full of NaN, so whatever a kernel leaves unwritten shows."""
-    real = torch.empty
-
-    def empty(*args: object, **kwargs: object) -> Tensor:
-        tensor: Tensor = real(*args, **kwargs)  # type: ignore[call-overload]
-        if tensor.is_floating_point():
-            tensor.fill_(float("nan"))
-        return tensor
-
-    monkeypatch.setattr(torch, "empty", empty)
-    monkeypatch.setattr(
-        torch, "empty_like", lambda x: empty(x.shape, dtype=x.dtype, device=x.device)
-    )
-
-
-def same_every_time(compute: Callable[[], Tensor]) -> Tensor:
-    first = compute()
-    for _ in range(ROUNDS):
-        assert torch.equal(compute(), first)
-    return first
+def poisoned() -> Iterator[None]:
+    with poisoned_memory():
+        yield
 
 
 def random_blocks(form: str) -> ExpertBlocks:
@@ -291,35 +292,20 @@ def test_linear(backend, form: str, rows: int, tokens: int) -> None:
     found = same_every_time(
         lambda: backend.linear(x, [Projection(matrix)], norm=norm, residual=residual)
     )
-    if isinstance(matrix, PackedMatrix):
-        packed = PackedMatrix(matrix.data.cpu(), rows, HIDDEN, matrix.form)
-        dense = packed.to_dense(torch.float32).double()
-    else:
-        dense = matrix.cpu().double()
-    wide = x.cpu().double()
-    normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-6) * norm.weight.cpu()
-    expected = normed @ dense.T + residual.cpu().double()
+    expected = linear_in_fp64(x, matrix, norm, residual)
     assert relative_error(found, expected) < TOLERANCE
 
 
 @pytest.mark.usefixtures("poisoned")
-@pytest.mark.parametrize("tokens", [1, 5, 64])
+@pytest.mark.parametrize("tokens", [1, 2, 5, 16, 17, 64])
 def test_router(backend, tokens: int) -> None:
+    """In one launch up to 16 tokens, in which the last program to come chooses."""
     x = torch.randn(tokens, HIDDEN, device="cuda", dtype=DTYPE)
     norm = Norm(torch.rand(HIDDEN, device="cuda", dtype=DTYPE) + 0.5, 1e-6)
     # logits of deviation 1: with larger ones, most probabilities would be 0 and their order free
     router = torch.randn(EXPERTS, HIDDEN, device="cuda") * HIDDEN**-0.5
-    routed = backend.route(x, norm, router, TOP_K, SHARED)
-    logits = routed.normed.cpu().double() @ router.cpu().double().T
-    assert relative_error(routed.logits, logits) < 1e-5
-    expected = ReferenceBackend().route(x, norm, router, TOP_K, SHARED)
-    assert relative_error(routed.normed, expected.normed) < TOLERANCE
-    chosen = reference.route(routed.normed, router, TOP_K)
-    # two logits that differ by less than rounding may change places
-    same = (routed.expert_ids[:, :TOP_K] == chosen.expert_ids).float().mean()
-    assert same > 0.98
-    assert relative_error(routed.weights[:, :TOP_K], chosen.weights) < TOLERANCE
-    assert routed.expert_ids[:, TOP_K:].tolist() == [[EXPERTS, EXPERTS + 1]] * tokens
+    routed = same_every_time(lambda: backend.route(x, norm, router, TOP_K, SHARED))
+    routed_rightly(x, norm, router, TOP_K, SHARED)(routed)
 
 
 def random_cache(sequences: int, capacity: int, past: int, cache: torch.dtype) -> list[Rows]:
@@ -327,16 +313,18 @@ def random_cache(sequences: int, capacity: int, past: int, cache: torch.dtype) -
     rows: list[Rows] = []
     for _ in range(2):
         dense = torch.randn(sequences, HEADS, capacity, DIM, device="cuda", dtype=DTYPE)
-        dense[:, :, past:] = float("nan")
+        dense[:, :, past:] = NAN
         rows.append(to_int8(dense) if cache == torch.int8 else dense)
     return rows
 
 
-def wide_copy(rows: Rows) -> Rows:
-    """For the reference in fp32, which rounds as the cache does."""
-    if isinstance(rows, Int8Rows):
-        return Int8Rows(*(one.clone() for one in rows))
-    return rows.float()
+def check_newest(
+    keys: Rows, values: Rows, qkv: Tensor, rotary: Rotary, sequence: int, past: int
+) -> None:
+    """The rows that a launch had to write are in the cache."""
+    new = (sequence, slice(None), slice(past, past + len(qkv)))
+    for rows, expected in zip((keys, values), kept_in_fp64(qkv, rotary, keys, past), strict=True):
+        assert relative_error(read_rows(rows, new, torch.float64), expected) < TOLERANCE
 
 
 CACHES = pytest.mark.parametrize("cache", [DTYPE, torch.int8], ids=str)
@@ -346,24 +334,22 @@ CACHES = pytest.mark.parametrize("cache", [DTYPE, torch.int8], ids=str)
 @CACHES
 @pytest.mark.parametrize("past", [0, 1, 100, 257, 1023, 5000, 8190])
 def test_decode_attention(backend, past: int, cache: torch.dtype) -> None:
-    capacity, tokens = 8192, 2
-    keys, values = random_cache(tokens, capacity, past, cache)
-    angles = torch.rand(capacity, DIM // 2, device="cuda") * 6
-    angles = torch.cat((angles, angles), dim=1)
-    rotary = Rotary(angles.cos(), angles.sin())
-    qkv = torch.randn(tokens, 3 * HEADS * DIM, device="cuda", dtype=DTYPE)
-    sequences = torch.tensor([1, 0], device="cuda", dtype=torch.int32)
-    positions = torch.tensor([past, past // 2], device="cuda", dtype=torch.int32)
-    expected_cache = wide_copy(keys), wide_copy(values)
+    capacity, order, pasts = 8192, [1, 0], [past, past // 2]
+    keys, values = random_cache(2, capacity, past, cache)
+    rotary = random_rotary(capacity)
+    qkv = torch.randn(2, 3 * HEADS * DIM, device="cuda", dtype=DTYPE)
+    each = list(zip(qkv.split(1), order, pasts, strict=True))
+    expected = torch.cat(
+        [attention_in_fp64(row, rotary, keys, values, *place) for row, *place in each]
+    )
+    sequences = torch.tensor(order, device="cuda", dtype=torch.int32)
+    positions = torch.tensor(pasts, device="cuda", dtype=torch.int32)
     found = same_every_time(
         lambda: backend.attend_each(qkv, rotary, keys, values, sequences, positions, past)
     )
-    expected = ReferenceBackend().attend_each(
-        qkv.float(), rotary, *expected_cache, sequences, positions, past
-    )
     assert relative_error(found, expected) < TOLERANCE
-    newest = read_rows(keys, (1, slice(None), past), torch.float32)
-    assert bool(torch.isfinite(newest).all())
+    for row, sequence, position in each:
+        check_newest(keys, values, row, rotary, sequence, position)
 
 
 def test_a_batch_of_more_pairs_than_there_were_counters(backend) -> None:
@@ -373,9 +359,7 @@ def test_a_batch_of_more_pairs_than_there_were_counters(backend) -> None:
     keys, values = (
         torch.randn(sequences, 1, past + 1, DIM, device="cuda", dtype=DTYPE) for _ in range(2)
     )
-    angles = torch.rand(past + 1, DIM // 2, device="cuda") * 6
-    angles = torch.cat((angles, angles), dim=1)
-    rotary = Rotary(angles.cos(), angles.sin())
+    rotary = random_rotary(past + 1)
     qkv = torch.randn(sequences, (heads + 2) * DIM, device="cuda", dtype=DTYPE)
     each = torch.arange(sequences, device="cuda", dtype=torch.int32)
     positions = torch.full_like(each, past)
@@ -399,17 +383,33 @@ def test_a_batch_of_more_pairs_than_there_were_counters(backend) -> None:
 def test_prefill_attention(backend, tokens: int, past: int, cache: torch.dtype) -> None:
     capacity, sequence = 2048, 1
     keys, values = random_cache(2, capacity, past, cache)
-    angles = torch.rand(capacity, DIM // 2, device="cuda") * 6
-    angles = torch.cat((angles, angles), dim=1)
-    rotary = Rotary(angles.cos(), angles.sin())
+    rotary = random_rotary(capacity)
     qkv = torch.randn(tokens, 3 * HEADS * DIM, device="cuda", dtype=DTYPE)
-    wide = wide_copy(keys), wide_copy(values)
-    found = backend.attend_span(qkv, rotary, keys, values, sequence, past)
-    expected = ReferenceBackend().attend_span(qkv.float(), rotary, *wide, sequence, past)
+    expected = attention_in_fp64(qkv, rotary, keys, values, sequence, past)
+    found = same_every_time(lambda: backend.attend_span(qkv, rotary, keys, values, sequence, past))
     assert relative_error(found, expected) < TOLERANCE
-    seen = (sequence, slice(None), slice(past + tokens))
-    kept, its = (read_rows(one, seen, torch.float32) for one in (keys, wide[0]))
-    assert relative_error(kept, its) < TOLERANCE
+    check_newest(keys, values, qkv, rotary, sequence, past)
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_one_seed_draws_one_token(backend, temperature: float) -> None:
+    """For several sequences at once, each with a history; where tokens are put is written to."""
+    sequences, seeds = 4, [0, 1, 2**40 + 3, 2**62]
+    logits = torch.randn(sequences, VOCAB, device="cuda") * 2
+    likeliest = logits.topk(64 + 4).indices  # four at most are penalised out of the first 64
+    histories = likeliest[:, :3].tolist()
+    sampler = backend.sampler(sequences, VOCAB)
+
+    def draw() -> Tensor:
+        for row, (history, seed) in enumerate(zip(histories, seeds, strict=True)):
+            sampler.begin(row, history, TokenChoice(temperature, 64, 0.98, 0.0, 1.1, seed))
+        sampler.tokens.fill_(POISON_INT)
+        first = sampler(logits).clone()
+        return torch.stack((first, sampler(logits)))
+
+    tokens = same_every_time(draw)
+    assert bool((tokens[..., None] == likeliest).any(-1).all())
 
 
 def test_sampling_follows_the_distribution(backend) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.kernels.poison import NAN, POISON_INT, poison_of  # noqa: F401  (for the tests)
 from xverse_kernels.packing import ExpertBlocks, ExpertLayout, WeightFormat
 from xverse_kernels.types import RoutedTokens, SwigluWeights
 
@@ -58,8 +59,6 @@ def _spare_the_interpreter() -> None:
 _spare_the_interpreter()
 
 CPU = torch.device("cpu")
-NAN = float("nan")
-POISON_INT = -12345
 GUARD = 4096  # elements: a stray tile still falls into it
 # Norms of errors relative to norms of results, the reference in fp32 on the same inputs. Results in
 # fp16 are rounded once or twice. bf16 is storage only: the interpreter cuts it instead of rounding.
@@ -83,12 +82,6 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
     """NaN, which is below no limit, where anything poisoned was left or read."""
     difference = (actual.double() - expected.double()).norm()
     return float(difference / expected.double().norm())
-
-
-def poison_of(dtype: torch.dtype) -> float | int:
-    if dtype.is_floating_point:
-        return NAN
-    return POISON_INT if torch.iinfo(dtype).bits > 8 else 77
 
 
 def guarded(tensor: Tensor) -> Tensor:
