@@ -21,7 +21,7 @@ from xverse_kernels.types import Norm, Rotary, RoutedTokens, SwigluWeights
 TOLERANCE = 1e-2
 LOGIT_TOLERANCE = 1e-5  # of sums in fp32
 Check = Callable[[Any], None]  # raises ValueError
-Dense = Callable[[int], SwigluWeights]  # an expert's weights in fp64
+Dense = Callable[[int], SwigluWeights]  # an expert's weights in fp32, which hold all of them
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
@@ -102,11 +102,7 @@ def routed_rightly(x: Tensor, norm: Norm, router: Tensor, top_k: int, shared: in
 def dense_experts(blocks: ExpertBlocks) -> Dense:
     """The experts of blocks that lie in order, each unpacked once."""
 
-    @cache
-    def unpack(expert: int) -> SwigluWeights:
-        return blocks.layout.unpack(blocks.blocks[expert].cpu(), torch.float32)
-
-    return lambda expert: SwigluWeights(*(part.double() for part in unpack(expert)))
+    return cache(lambda expert: blocks.layout.unpack(blocks.blocks[expert].cpu(), torch.float32))
 
 
 def gate_up_in_fp64(dense: Dense, routed: RoutedTokens) -> Tensor:
@@ -116,7 +112,8 @@ def gate_up_in_fp64(dense: Dense, routed: RoutedTokens) -> Tensor:
     out = torch.zeros(*ids.shape, width, dtype=torch.float64)
     for expert in ids.unique().tolist():
         weights, (tokens, slots) = dense(expert), (ids == expert).nonzero(as_tuple=True)
-        out[tokens, slots] = F.silu(x[tokens] @ weights.gate.T) * (x[tokens] @ weights.up.T)
+        gate, up = weights.gate.double(), weights.up.double()
+        out[tokens, slots] = F.silu(x[tokens] @ gate.T) * (x[tokens] @ up.T)
     return out
 
 
@@ -126,7 +123,7 @@ def down_in_fp64(dense: Dense, routed: RoutedTokens, h: Tensor) -> Tensor:
     out = torch.zeros(*ids.shape, routed.normed.shape[1], dtype=torch.float64)
     for expert in ids.unique().tolist():
         tokens, slots = (ids == expert).nonzero(as_tuple=True)
-        out[tokens, slots] = h[tokens, slots] @ dense(expert).down.T
+        out[tokens, slots] = h[tokens, slots] @ dense(expert).down.double().T
     return out * routed.weights.double().cpu().unsqueeze(-1)
 
 
