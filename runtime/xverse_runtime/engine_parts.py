@@ -13,7 +13,7 @@ from xverse_runtime.decode_loop import DecodeLoop
 from xverse_runtime.decoding import decode_loop
 from xverse_runtime.device import out_of_memory, set_threads
 from xverse_runtime.expert_load import ExpertLoad
-from xverse_runtime.fit import Fit, described, fit_model, may_round, select_kernels
+from xverse_runtime.fit import Fit, described, fit_model, may_round, select_kernels, why_wasted
 from xverse_runtime.generation import Prefill
 from xverse_runtime.kernel_versions import Usage
 from xverse_runtime.kv_cache import KVCache, KVPool
@@ -95,6 +95,10 @@ def load_parts(
             on_adjustment("memory.smaller_context", facts)
         if fit.rounds:
             on_adjustment("memory.int8_cache", {})
+        if fit.wasted is not None:
+            on_adjustment("kernels.gpu_unused", {"reason": fit.wasted})
+        elif not is_store(directory) and (reason := why_wasted(config, fit.device)) is not None:
+            on_adjustment("kernels.slow", {"reason": reason})
         return _Loading(fit, directory, model, config, progress, on_adjustment).parts(model_name)
 
     fit = fit_model(directory, model, config, wished_context)

@@ -40,6 +40,7 @@ class Fit:
 
     ``divided``: between GPU and host as the plan says, since it does not fit on the GPU whole.
     ``rounds``: keys and values are in int8, since it does not fit otherwise.
+    ``wasted``: why the kernels of a GPU that could run them do not: something can be installed.
     """
 
     device: torch.device
@@ -48,6 +49,7 @@ class Fit:
     plan: ModelPlan | None = None
     divided: bool = False
     rounds: bool = False
+    wasted: str | None = None
 
     @property
     def offload(self) -> ModelPlan | None:
@@ -102,7 +104,7 @@ def find_place(
     unpacked = why_not_triton(device) or _why_not_blocks(config, model)
     if config.device == "auto" and is_store(directory) and unpacked is not None:
         reason = f"packed weights need the Triton kernels on a GPU: {unpacked}"
-        return Fit(torch.device("cpu"), reason, wished)
+        return Fit(torch.device("cpu"), reason, wished, wasted=why_wasted(config, device))
     least = wished if config.context_length else min(wished, SMALLEST_CONTEXT)
     needed = _needed_bytes(directory, model, config, least)
     free = _usable_gpu_bytes(device, config)
@@ -123,6 +125,14 @@ def find_place(
     if config.device == "auto":
         return Fit(torch.device("cpu"), sizes, wished)
     return Fit(device, reason, fitting_context(directory, model, config, wished, device))
+
+
+def why_wasted(config: EngineConfig, device: torch.device) -> str | None:
+    """What to install, where a GPU that Triton knows is left to slower kernels without a wish."""
+    if device.type != "cuda" or config.backend != "auto":
+        return None
+    is_known = torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (7, 5)
+    return why_not_triton(device) if is_known else None
 
 
 def plan_offload(

@@ -16,7 +16,7 @@ from xverse_runtime import fit
 from xverse_runtime.config import EngineConfig, ModelConfig
 from xverse_runtime.device import GPU_WORKSPACE_BYTES
 from xverse_runtime.errors import ResourceError
-from xverse_runtime.fit import GIB, Fit, described, fit_model, select_kernels
+from xverse_runtime.fit import GIB, Fit, described, fit_model, select_kernels, why_wasted
 from xverse_runtime.model_dir import ModelDirectory
 from xverse_runtime.model_sizes import ModelSizes
 from xverse_runtime.offload.machine import Machine
@@ -182,6 +182,11 @@ def test_what_stands_in_on_a_gpu_says_why(
     kernels = select_kernels(config, CONFIG, GPU, packed=False)
     note = described(kernels, config, CONFIG, GPU, packed=False)
     assert note.startswith(f"reference (the faster triton kernels cannot run: {reason}")
+    # said aloud at the start of a session where something can be installed
+    wasted = why_wasted(config, GPU)
+    assert (wasted or "").startswith(reason) == (missing in ("compiler", "headers"))
+    assert (wasted is None) == (missing in ("capability", ""))
+    assert why_wasted(EngineConfig(backend="reference"), GPU) is None
 
 
 def test_what_was_asked_for_needs_no_reason() -> None:

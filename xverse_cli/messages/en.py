@@ -231,6 +231,10 @@ TEXTS: dict[str, str] = {
     "offload.failed": (
         "Experts could not be divided between GPU and CPU ({reason}); the CPU computes everything."
     ),
+    "kernels.gpu_unused": (
+        "The GPU is not used, since its kernels cannot run ({reason}); the CPU computes."
+    ),
+    "kernels.slow": "The GPU's fast kernels cannot run ({reason}); much slower ones stand in.",
     "offload.no_graphs": (
         "CUDA graphs cannot be used here ({reason}); every step is asked for kernel by kernel."
     ),

@@ -205,6 +205,8 @@ TEXTS: dict[str, str] = {
     "offload.less_pinned": "系统只允许锁定 {layers} 层中 {pinned} 层的专家；"
     "其余各层未命中的专家由 CPU 计算。",
     "offload.failed": "无法把专家分配到 GPU 和 CPU（{reason}）；全部由 CPU 计算。",
+    "kernels.gpu_unused": "未使用 GPU，因为其内核无法运行（{reason}）；改由 CPU 计算。",
+    "kernels.slow": "GPU 的快速内核无法运行（{reason}）；改用慢得多的内核。",
     "offload.no_graphs": "这里无法使用 CUDA 图（{reason}）；每一步都逐个内核提交。",
     "offload.stuck_cpu": (
         "CPU 计算第 {layer} 层的专家 {experts} 已有 {seconds} 秒："

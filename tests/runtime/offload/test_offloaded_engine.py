@@ -413,6 +413,20 @@ def test_an_automatic_device_falls_back_to_the_cpu(
     assert reply(engine, prompt)
 
 
+def test_a_gpu_that_could_compute_is_not_left_aside_without_a_word(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = Fit(CPU, "as if", 512, wasted="Triton needs a C compiler")
+    monkeypatch.setattr(engine_parts, "fit_model", lambda *_: fit)
+    told: list[tuple[str, dict[str, object]]] = []
+    Engine.load(
+        store,
+        EngineConfig(device="auto"),
+        on_adjustment=lambda code, facts: told.append((code, facts)),  # type: ignore[arg-type,return-value]
+    )
+    assert told == [("kernels.gpu_unused", {"reason": "Triton needs a C compiler"})]
+
+
 def test_waiting_for_the_disk_is_told_once() -> None:
     """Also while pages come for the first time, but not for a fault now and then or a short wait,
     nor for the time between passes."""
