@@ -131,8 +131,10 @@ def why_wasted(config: EngineConfig, device: torch.device) -> str | None:
     """What to install, where a GPU that Triton knows is left to slower kernels without a wish."""
     if device.type != "cuda" or config.backend != "auto":
         return None
-    is_known = torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (7, 5)
-    return why_not_triton(device) if is_known else None
+    reason = why_not_triton(device)
+    if reason is None or torch.version.hip is not None:
+        return reason
+    return reason if torch.cuda.get_device_capability(device) >= (7, 5) else None
 
 
 def plan_offload(

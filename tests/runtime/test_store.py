@@ -506,7 +506,10 @@ def test_a_store_runs_on_the_cpu_where_triton_cannot(
 ) -> None:
     monkeypatch.setattr("xverse_runtime.fit.free_gpu_bytes", lambda _device: 2**40)
     monkeypatch.setattr("xverse_runtime.fit.why_not_triton", lambda _device: "no C compiler")
-    engine = Engine.load(store)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: (8, 9))
+    told: list[str] = []
+    engine = Engine.load(store, on_adjustment=lambda code, _facts: told.append(code))
+    assert told == ["kernels.gpu_unused"]
     assert engine.device == "cpu"
     assert "Triton kernels on a GPU: no C compiler" in engine.notes[0]
     monkeypatch.setattr("xverse_runtime.fit.why_not_triton", lambda _device: None)
