@@ -31,9 +31,7 @@ from xverse_runtime.offload.patience import Awaited, Patience, await_computation
 
 NOTHING_NAMED = Awaited()
 BlockCopy = tuple[Tensor, int]  # a block of the host, and the row of the pool that it goes to
-SmallCopies = Sequence[
-    tuple[Tensor, Tensor]
-]  # sources and targets of as many elements, few of each
+SmallCopies = Sequence[tuple[Tensor, Tensor]]  # few elements, as many of a source as of its target
 
 
 class Upload(Protocol):
